@@ -1,0 +1,99 @@
+//! What a run of the gateway was asked to do, checked and complete.
+//!
+//! The command line (and, later, other front doors) produces a [`Config`];
+//! nothing behind it parses text again.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::net::{AddressPlan, MacAddr};
+use crate::policy::HostLoopback;
+
+/// Default of [`Config::memory`]: 256 MiB.
+pub const DEFAULT_MEMORY: usize = 256 << 20;
+
+/// A validated gateway configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Addresses on the guest's network, MTU and the gateway's MAC.
+    pub plan: AddressPlan,
+    /// Where the TAP is made and how.
+    pub interface: InterfaceConfig,
+    /// What of the host's loopback the gateway address reaches. Default: nothing.
+    pub host_loopback: HostLoopback,
+    /// Source address or interface of outgoing IPv4 flows; `None`: the host decides.
+    pub outbound4: Option<Outbound<Ipv4Addr>>,
+    /// Source address or interface of outgoing IPv6 flows; `None`: the host decides.
+    pub outbound6: Option<Outbound<Ipv6Addr>>,
+    /// The resolver at the plan's DNS address; `None`: switched off.
+    pub dns: Option<DnsConfig>,
+    /// Whether echo requests are passed on.
+    pub icmp: IcmpPolicy,
+    /// Bytes that all flows' buffers together may hold. Default [`DEFAULT_MEMORY`].
+    pub memory: usize,
+    /// Written `1` when traffic flows, then closed.
+    pub ready_fd: Option<RawFd>,
+    /// The gateway ends when the other end of this pipe hangs up.
+    pub exit_fd: Option<RawFd>,
+    /// Holds the gateway's process id while it runs.
+    pub pid_file: Option<PathBuf>,
+}
+
+/// The TAP interface in the guest's namespace.
+#[derive(Debug, Clone)]
+pub struct InterfaceConfig {
+    /// Its name. Default `tap0`.
+    pub name: String,
+    /// The guest side's MAC address; `None`: the kernel's choice.
+    pub mac: Option<MacAddr>,
+    /// Who gives it addresses and routes.
+    pub configure: Configure,
+}
+
+/// Who configures the guest's interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Configure {
+    /// `gw` sets addresses, MTU and routes. The default.
+    Static,
+    /// The guest does, by DHCP and router advertisements; an existing TAP is reused.
+    LeaveAlone,
+}
+
+/// Where outgoing flows leave the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outbound<A> {
+    /// From this address.
+    Address(A),
+    /// Through this interface.
+    Interface(String),
+}
+
+/// Whether echo requests leave the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IcmpPolicy {
+    /// They do, through ping sockets. The default.
+    Forward,
+    /// Only the gateway's own address answers.
+    GatewayOnly,
+}
+
+/// The resolver's settings.
+#[derive(Debug, Clone)]
+pub struct DnsConfig {
+    /// Upstream servers in order of preference; empty: the host's resolv.conf,
+    /// followed as it changes.
+    pub upstreams: Vec<SocketAddr>,
+    /// File read when `upstreams` is empty. Default `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+    /// Search domains applied to the guest's queries and told to it by DHCP and
+    /// RA. `None`: the host's.
+    pub search: Option<Vec<String>>,
+    /// Names with at least this many dots are tried as given first. Default 1.
+    pub ndots: u8,
+    /// Names answered here: name without trailing dot, lower case; addresses.
+    pub hosts: Vec<(String, IpAddr)>,
+    /// How long a query may take altogether. Default 10 s.
+    pub deadline: Duration,
+}

@@ -1,0 +1,39 @@
+//! `gw`, a userspace network gateway for rootless containers, sandboxes and
+//! virtual machines.
+//!
+//! The layers, from the bottom up. A module uses only what stands above it in
+//! this list, and `tests/layering.rs` holds that.
+//!
+//! # Values: [`net`]
+//! Addresses, the address plan, flow keys, sizes. No input or output.
+//!
+//! # Packets: [`wire`]
+//! Views and builders for the few packets `gw` reads or answers itself.
+//!
+//! # Links: [`tap`]
+//! What carries frames: a TAP in a namespace today. Knows nothing of [`slirp`].
+//!
+//! # Translation: [`slirp`]
+//! The guest's TCP ends in lwIP, its UDP and ICMP are mapped, and each flow is
+//! joined to a host socket. Knows nothing of [`tap`].
+//!
+//! # Verdicts: [`policy`]
+//! A pure function from a flow to what happens to it.
+//!
+//! # Services: [`services`]
+//! What the gateway answers itself: ARP, neighbour discovery, router
+//! advertisements, DHCP, DNS.
+//!
+//! # Composition: [`config`], [`cli`], [`gateway`]
+//! Arguments become a validated [`config::Config`]; [`gateway`] builds the rest
+//! from it and runs the one loop that moves frames.
+
+pub mod cli;
+pub mod config;
+pub mod gateway;
+pub mod net;
+pub mod policy;
+pub mod services;
+pub mod slirp;
+pub mod tap;
+pub mod wire;

@@ -1,0 +1,5 @@
+//! Parse, validate, run, exit.
+
+fn main() -> std::process::ExitCode {
+    gw::cli::main()
+}

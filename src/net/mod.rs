@@ -1,0 +1,9 @@
+//! Plain values shared by every other room. Nothing here does input or output.
+
+mod mac;
+mod mtu;
+mod plan;
+
+pub use mac::{MacAddr, ParseMacError};
+pub use mtu::{Mtu, MtuOutOfRange};
+pub use plan::{AddressPlan, PlanError, PlanV4, PlanV6};

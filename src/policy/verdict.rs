@@ -1,0 +1,183 @@
+//! From a flow's destination to its [`Verdict`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::net::AddressPlan;
+
+/// An inclusive range of ports, `first <= last`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+
+/// What of the host's loopback the gateway address reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostLoopback {
+    /// Nothing. The default.
+    Closed,
+    /// Every port.
+    Open,
+    /// These ports only.
+    Ports(Vec<PortRange>),
+}
+
+/// Transport protocol of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP or ICMPv6 echo; ports are 0.
+    Echo,
+}
+
+/// What happens to a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Joined to a host socket that talks to this address.
+    Connect(SocketAddr),
+    /// Answered by the gateway's resolver.
+    Dns,
+    /// Answered by the gateway itself (echo to its own addresses).
+    Local,
+    /// Told that the network cannot be reached (ICMP type 3 code 0, ICMPv6 type 1 code 0).
+    Unreachable,
+    /// Ignored.
+    Drop,
+}
+
+/// The rules of one gateway.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The guest's network.
+    pub plan: AddressPlan,
+    /// What the gateway address reaches.
+    pub host_loopback: HostLoopback,
+    /// Whether the resolver answers at the plan's DNS address.
+    pub dns: bool,
+}
+
+impl HostLoopback {
+    /// True when `port` may be reached.
+    #[must_use]
+    pub fn allows(&self, port: u16) -> bool {
+        match self {
+            Self::Closed => false,
+            Self::Open => true,
+            Self::Ports(ranges) => ranges.iter().any(|r| (r.first..=r.last).contains(&port)),
+        }
+    }
+}
+
+impl Policy {
+    /// Decides about a flow towards `remote`.
+    #[must_use]
+    pub fn verdict(&self, protocol: Protocol, remote: SocketAddr) -> Verdict {
+        let addr = remote.ip();
+        if self.plan.is_gateway(addr) {
+            return self.towards_gateway(protocol, remote);
+        }
+        if self.plan.is_dns(addr) {
+            return match (protocol, self.dns) {
+                (Protocol::Echo, _) => Verdict::Local,
+                (_, true) if remote.port() == 53 => Verdict::Dns,
+                (_, true) => Verdict::Unreachable,
+                (_, false) => Verdict::Drop,
+            };
+        }
+        if self.plan.is_local(addr) {
+            // Neighbours that do not exist: nobody answers, as on any network.
+            return Verdict::Drop;
+        }
+        if is_forwardable(addr) { Verdict::Connect(remote) } else { Verdict::Unreachable }
+    }
+
+    fn towards_gateway(&self, protocol: Protocol, remote: SocketAddr) -> Verdict {
+        if protocol == Protocol::Echo {
+            return Verdict::Local;
+        }
+        if !self.host_loopback.allows(remote.port()) {
+            return Verdict::Unreachable;
+        }
+        let loopback: IpAddr = match remote {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        Verdict::Connect(SocketAddr::new(loopback, remote.port()))
+    }
+}
+
+/// True when a guest may name `addr` as a destination on the host's side.
+///
+/// Everything that the host's kernel would take for itself without being an
+/// address of its network interfaces is refused: loopback, the unspecified
+/// address (which Linux treats as loopback), IPv4 in IPv6, link-local scopes.
+fn is_forwardable(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(a) => {
+            let first = a.octets()[0];
+            !(first == 0 || first == 127 || first >= 224)
+        }
+        IpAddr::V6(a) => {
+            let s = a.segments();
+            let embeds_ipv4 = s[..5] == [0; 5]; // ::/80: unspecified, ::1, mapped, compatible
+            !(embeds_ipv4 || a.is_multicast() || s[0] & 0xffc0 == 0xfe80)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{MacAddr, Mtu, PlanV4, PlanV6};
+
+    fn policy(host_loopback: HostLoopback, dns: bool) -> Policy {
+        let plan = AddressPlan {
+            v4: Some(PlanV4::new("10.0.2.0/24".parse().expect("net")).expect("plan")),
+            v6: Some(PlanV6::new("fd00::/64".parse().expect("net")).expect("plan")),
+            gateway_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            mtu: Mtu::ETHERNET,
+        };
+        Policy { plan, host_loopback, dns }
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().expect("socket address")
+    }
+
+    #[test]
+    fn table() {
+        use Protocol::{Echo, Tcp, Udp};
+        let closed = policy(HostLoopback::Closed, true);
+        let some = policy(HostLoopback::Ports(vec![PortRange { first: 8000, last: 8010 }]), false);
+        for (policy, protocol, to, verdict) in [
+            (&closed, Tcp, "192.0.2.1:80", Verdict::Connect(at("192.0.2.1:80"))),
+            (&closed, Udp, "[2001:db8::1]:53", Verdict::Connect(at("[2001:db8::1]:53"))),
+            (&closed, Tcp, "10.0.2.2:80", Verdict::Unreachable),
+            (&closed, Echo, "10.0.2.2:0", Verdict::Local),
+            (&closed, Echo, "[fd00::3]:0", Verdict::Local),
+            (&closed, Udp, "10.0.2.3:53", Verdict::Dns),
+            (&closed, Tcp, "[fd00::3]:53", Verdict::Dns),
+            (&closed, Tcp, "10.0.2.3:80", Verdict::Unreachable),
+            (&closed, Tcp, "10.0.2.77:80", Verdict::Drop),
+            (&closed, Tcp, "127.0.0.1:80", Verdict::Unreachable),
+            (&closed, Tcp, "0.0.0.0:80", Verdict::Unreachable),
+            (&closed, Tcp, "[::1]:80", Verdict::Unreachable),
+            (&closed, Tcp, "[::]:80", Verdict::Unreachable),
+            (&closed, Tcp, "[::ffff:127.0.0.1]:80", Verdict::Unreachable),
+            (&closed, Tcp, "[::127.0.0.1]:80", Verdict::Unreachable),
+            (&closed, Tcp, "[fe80::1]:80", Verdict::Drop),
+            (&closed, Tcp, "255.255.255.255:80", Verdict::Unreachable),
+            (&some, Tcp, "10.0.2.2:8010", Verdict::Connect(at("127.0.0.1:8010"))),
+            (&some, Tcp, "[fd00::2]:8000", Verdict::Connect(at("[::1]:8000"))),
+            (&some, Tcp, "10.0.2.2:8011", Verdict::Unreachable),
+            (&some, Udp, "10.0.2.3:53", Verdict::Drop),
+        ] {
+            assert_eq!(policy.verdict(protocol, at(to)), verdict, "{protocol:?} {to}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The link layer: things that carry frames between the guest and the gateway.
+//!
+//! A [`Link`] moves whole frames and never blocks. Offloads are described by
+//! [`Offload`], in the terms of the virtio network header (virtio 1.2 section
+//! 5.1.6): a frame may leave its transport checksum to the other side, and may
+//! be a *super-frame* of up to 64 KiB that stands for many segments. The
+//! gateway always speaks in super-frames; a link whose medium cannot carry
+//! them cuts them up itself.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+
+/// What a link's frames look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// Ethernet frames without the frame check sequence.
+    Ethernet,
+    /// Bare IP packets.
+    Ip,
+}
+
+/// What a link can leave to the guest's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caps {
+    /// The frames' form.
+    pub medium: Medium,
+    /// Transport checksums may be partial, both ways.
+    pub checksum: bool,
+    /// TCP super-frames pass, both ways.
+    pub tso: bool,
+    /// UDP super-frames pass, both ways.
+    pub uso: bool,
+}
+
+/// The transport checksum of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checksum {
+    /// Complete in the frame, or absent; the receiver must check it.
+    #[default]
+    Complete,
+    /// Known to be right: no need to check it.
+    Valid,
+    /// The field holds the pseudo-header's sum only; bytes from `start` on are
+    /// still to be summed, the result goes to `start + offset`.
+    Partial {
+        /// Offset of the transport header in the frame, in bytes.
+        start: u16,
+        /// Offset of the checksum field from `start`, in bytes.
+        offset: u16,
+    },
+}
+
+/// What a super-frame is cut into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GsoKind {
+    /// TCP over IPv4.
+    Tcp4,
+    /// TCP over IPv6.
+    Tcp6,
+    /// UDP: each piece is a datagram of its own.
+    Udp,
+}
+
+/// A super-frame's segmentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gso {
+    /// Protocol of the pieces.
+    pub kind: GsoKind,
+    /// Payload bytes of each piece but the last; never 0.
+    pub size: u16,
+    /// Bytes of headers (Ethernet, IP, transport) in front of the payload.
+    pub header_len: u16,
+}
+
+/// What is still to be done to a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offload {
+    /// State of the transport checksum.
+    pub checksum: Checksum,
+    /// Segmentation, for a super-frame.
+    pub gso: Option<Gso>,
+}
+
+/// A frame that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes of the frame in the buffer.
+    pub len: usize,
+    /// What the sender left to do.
+    pub offload: Offload,
+}
+
+/// Bytes a receive buffer must have so that no frame is cut: a 65535-byte IP
+/// packet, an Ethernet header and a little room.
+pub const MAX_FRAME_LEN: usize = 65535 + 14 + 19;
+
+/// Carries frames. All calls return at once.
+pub trait Link: fmt::Debug {
+    /// What the medium offers; constant for the life of the link.
+    fn caps(&self) -> Caps;
+
+    /// A descriptor that polls readable when [`Link::recv`] may have a frame.
+    fn readiness(&self) -> BorrowedFd<'_>;
+
+    /// Reads one frame into `buf` (at least [`MAX_FRAME_LEN`] bytes).
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none. Any other error means that the link is
+    /// gone, and says why.
+    fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received>;
+
+    /// Writes one frame, gathered from `frame`. The slices stay the caller's.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the medium is full: the frame is dropped, as on any
+    /// wire. Any other error means that this frame could not be sent.
+    fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()>;
+}
