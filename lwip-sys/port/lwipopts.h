@@ -93,5 +93,7 @@
 /* RFC 6528: initial sequence numbers that cannot be guessed. */
 #define LWIP_HOOK_FILENAME              "gw_hooks.h"
 #define LWIP_HOOK_TCP_ISN               gw_lwip_tcp_isn
+/* Adds no option: it notes which connection a segment is of, for its MSS. */
+#define LWIP_HOOK_TCP_OUT_ADD_TCPOPTS(p, hdr, pcb, opts) (gw_lwip_output_pcb = (pcb), (opts))
 
 #endif

@@ -22,6 +22,9 @@ u32_t gw_lwip_now_ms;
 
 u32_t sys_now(void) { return gw_lwip_now_ms; }
 
+/* Written before each segment that has options room, that is, each with data. */
+const struct tcp_pcb *gw_lwip_output_pcb;
+
 /* lwIP says that a connection wants timers; gw always looks for itself. */
 void tcp_timer_needed(void) {}
 
