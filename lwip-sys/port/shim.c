@@ -22,7 +22,7 @@ u32_t gw_lwip_now_ms;
 
 u32_t sys_now(void) { return gw_lwip_now_ms; }
 
-/* Written before each segment that has options room, that is, each with data. */
+/* Written before each segment of a connection; the output function clears it. */
 const struct tcp_pcb *gw_lwip_output_pcb;
 
 /* lwIP says that a connection wants timers; gw always looks for itself. */

@@ -353,8 +353,9 @@ unsafe extern "C" {
     pub static mut gw_lwip_now_ms: u32;
     /// Where initial sequence numbers come from.
     pub static mut gw_lwip_isn_hook: isn_hook_fn;
-    /// The connection that a segment with data, now in the output function, is of.
-    pub static gw_lwip_output_pcb: *const tcp_pcb;
+    /// The connection that the segment now in the output function is of; written
+    /// for every segment of a connection, to be cleared when it has been read.
+    pub static mut gw_lwip_output_pcb: *const tcp_pcb;
     /// Initialises lwIP and its one netif. Call once in a process.
     pub fn gw_lwip_start(mtu: u16, output: netif_output_fn, output6: netif_output_fn);
     /// Hands a segment to TCP; `p` starts at the TCP header and is consumed.

@@ -230,9 +230,12 @@ impl Connection {
     pub(crate) fn acknowledge<E: Egress>(&self, stack: &mut Stack<E>) {
         self.shared().ack_due.set(false);
         if let Some(pcb) = self.shared().pcb() {
-            // SAFETY: live.
-            unsafe { (*pcb.as_ptr()).flags |= sys::TF_ACK_NOW };
-            self.output(stack);
+            stack.touch();
+            // SAFETY: live; tcp_output frees no connection.
+            unsafe {
+                (*pcb.as_ptr()).flags |= sys::TF_ACK_NOW;
+                sys::tcp_output(pcb.as_ptr());
+            }
         }
     }
 
@@ -271,27 +274,22 @@ impl Connection {
         result == sys::ERR_OK
     }
 
-    /// Sends what may be sent.
+    /// Sends what may be sent; an acknowledgement that is due goes with it, but
+    /// not on its own.
     pub(crate) fn output<E: Egress>(&self, stack: &mut Stack<E>) {
         let Some(pcb) = self.shared().pcb() else { return };
         stack.touch();
-        // SAFETY: live; tcp_output frees no connection.
+        // SAFETY: live; tcp_output frees no connection, and clears the flag when
+        // it sends a segment.
         unsafe {
+            if self.ack_due() {
+                (*pcb.as_ptr()).flags |= sys::TF_ACK_DELAY;
+            }
             sys::tcp_output(pcb.as_ptr());
-            if (*pcb.as_ptr()).flags & (sys::TF_ACK_NOW | sys::TF_ACK_DELAY) == 0 {
-                // Went with the data, or as a packet of its own.
+            if (*pcb.as_ptr()).flags & sys::TF_ACK_DELAY == 0 {
                 self.shared().ack_due.set(false);
             }
-        }
-    }
-
-    /// Lets the acknowledgement that is due go with the next segment.
-    pub(crate) fn piggyback(&self) {
-        if let Some(pcb) = self.shared().pcb()
-            && self.ack_due()
-        {
-            // SAFETY: live.
-            unsafe { (*pcb.as_ptr()).flags |= sys::TF_ACK_DELAY };
+            (*pcb.as_ptr()).flags &= !sys::TF_ACK_DELAY;
         }
     }
 

@@ -308,7 +308,8 @@ unsafe extern "C" fn on_output(
         }
         let one = [IoSlice::new(&copied)];
         let payload: &[IoSlice<'_>] = if copied.is_empty() { &slices } else { &one };
-        let mss = if payload.is_empty() { 0 } else { connection::mss_of(sys::gw_lwip_output_pcb) };
+        let mss = connection::mss_of(sys::gw_lwip_output_pcb);
+        sys::gw_lwip_output_pcb = ptr::null();
         if let Some((egress, send)) = EGRESS {
             send(egress, headers, payload, mss);
         }
