@@ -3,7 +3,7 @@
 /// Why a packet was not carried. One counter each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
-pub enum Drop {
+pub enum DropReason {
     /// Shorter than its headers say, or nonsense in them.
     Malformed,
     /// A checksum is wrong.
@@ -30,8 +30,8 @@ pub enum Drop {
     Link,
 }
 
-/// Number of [`Drop`] reasons.
-const REASONS: usize = Drop::Link as usize + 1;
+/// Number of [`DropReason`] reasons.
+const REASONS: usize = DropReason::Link as usize + 1;
 
 /// Counts of everything worth counting; they only grow.
 #[derive(Debug, Clone, Default)]
@@ -41,19 +41,19 @@ pub struct Counters {
 
 impl Counters {
     /// Counts one packet dropped for `reason`.
-    pub fn drop(&mut self, reason: Drop) {
+    pub fn drop(&mut self, reason: DropReason) {
         self.drops[reason as usize] += 1;
     }
 
     /// Packets dropped for `reason` so far.
     #[must_use]
-    pub fn dropped(&self, reason: Drop) -> u64 {
+    pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize]
     }
 
     /// Every reason that occurred, with its count.
-    pub fn drops(&self) -> impl Iterator<Item = (Drop, u64)> + '_ {
-        use Drop::{
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        use DropReason::{
             Checksum, Fragment, HostError, HostSocket, Link, Malformed, Memory, NoHardwareAddress,
             NoNeighbour, Protocol, Source, TableFull,
         };

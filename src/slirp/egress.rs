@@ -11,12 +11,80 @@ use std::io::{self, IoSlice};
 use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
+use nix::errno::Errno;
 
-use super::counters::{Counters, Drop};
+use super::counters::{Counters, DropReason};
 use super::lwip;
-use super::packet::{ETHERNET, protocol};
+use super::packet::{ETHERNET, IpPacket, protocol};
 use crate::net::{Checksum, Gso, GsoKind, MacAddr, Mtu, Offload};
 use crate::wire::checksum;
+use crate::wire::icmp::{self, V4Error, V6Error};
+
+/// Why a packet of the guest went nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Problem {
+    NetUnreachable,
+    HostUnreachable,
+    PortUnreachable,
+    Prohibited,
+    TooBig { mtu: u16 },
+    HopLimit,
+    Reassembly,
+}
+
+impl Problem {
+    /// What a failed connect or send says about the way to the destination;
+    /// `None` when it says nothing about that.
+    pub(crate) fn from_errno(errno: Errno) -> Option<Self> {
+        match errno {
+            Errno::ENETUNREACH | Errno::ENETDOWN | Errno::EADDRNOTAVAIL | Errno::ENONET => {
+                Some(Self::NetUnreachable)
+            }
+            Errno::EHOSTUNREACH | Errno::EHOSTDOWN => Some(Self::HostUnreachable),
+            Errno::ECONNREFUSED => Some(Self::PortUnreachable),
+            Errno::EACCES | Errno::EPERM => Some(Self::Prohibited),
+            _ => None,
+        }
+    }
+
+    /// The ICMP packet that tells the sender of `offending`.
+    fn packet(self, source: IpAddr, offending: &[u8]) -> Option<Vec<u8>> {
+        let ip = IpPacket::parse(offending, 0).ok()?;
+        match (source, ip.source) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                Some(icmp::v4_error(from, to, self.v4(), offending))
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                Some(icmp::v6_error(from, to, self.v6(), offending))
+            }
+            _ => None,
+        }
+    }
+
+    const fn v4(self) -> V4Error {
+        match self {
+            Self::NetUnreachable => V4Error::NetUnreachable,
+            Self::HostUnreachable => V4Error::HostUnreachable,
+            Self::PortUnreachable => V4Error::PortUnreachable,
+            Self::Prohibited => V4Error::AdminProhibited,
+            Self::TooBig { mtu } => V4Error::FragmentationNeeded { mtu },
+            Self::HopLimit => V4Error::TtlExceeded,
+            Self::Reassembly => V4Error::ReassemblyTimeExceeded,
+        }
+    }
+
+    fn v6(self) -> V6Error {
+        match self {
+            Self::NetUnreachable => V6Error::NoRoute,
+            Self::HostUnreachable => V6Error::AddressUnreachable,
+            Self::PortUnreachable => V6Error::PortUnreachable,
+            Self::Prohibited => V6Error::AdminProhibited,
+            Self::TooBig { mtu } => V6Error::PacketTooBig { mtu: mtu.into() },
+            Self::HopLimit => V6Error::HopLimitExceeded,
+            Self::Reassembly => V6Error::ReassemblyTimeExceeded,
+        }
+    }
+}
 
 /// Takes frames for the guest.
 pub trait Outlet: fmt::Debug {
@@ -89,6 +157,16 @@ impl Egress {
         }
     }
 
+    /// Tells the guest that `offending`, an IP packet of its own, went nowhere.
+    /// `source` is who says so: the gateway, or the router that said it to us.
+    pub(crate) fn problem(&mut self, problem: Problem, source: IpAddr, offending: &[u8]) {
+        if !icmp::may_answer(offending) {
+            return;
+        }
+        let Some(packet) = problem.packet(source, offending) else { return };
+        self.packet(&packet);
+    }
+
     /// Sends UDP datagrams of `size` bytes each (the last may be shorter) as one
     /// super-frame. `headers` are IP and UDP headers for all of the payload,
     /// with an empty UDP checksum.
@@ -112,7 +190,7 @@ impl Egress {
             || front.try_extend_from_slice(headers).is_err()
             || payload.len() >= MAX_SLICES
         {
-            return self.counters.drop(Drop::Malformed);
+            return self.counters.drop(DropReason::Malformed);
         }
         let start = front.len() - transport_len;
         let field = start + if protocol == protocol::UDP { 6 } else { 16 };
@@ -134,7 +212,7 @@ impl Egress {
     fn ethernet_for(&mut self, packet: &[u8]) -> Option<[u8; ETHERNET]> {
         let (destination, ethertype) = destination(packet)?;
         let Some(mac) = self.hardware_address(destination) else {
-            self.counters.drop(Drop::NoHardwareAddress);
+            self.counters.drop(DropReason::NoHardwareAddress);
             return None;
         };
         let mut header = [0; ETHERNET];
@@ -165,7 +243,7 @@ impl Egress {
 
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) {
         if self.outlet.send(offload, frame).is_err() {
-            self.counters.drop(Drop::Link);
+            self.counters.drop(DropReason::Link);
         }
     }
 }
@@ -201,8 +279,10 @@ fn destination(packet: &[u8]) -> Option<(IpAddr, [u8; 2])> {
 
 /// The pseudo-header's sum, not complemented, as a partial checksum wants it.
 fn pseudo_sum(headers: &[u8], protocol: u8, len: usize) -> u16 {
-    let addresses = if headers[0] >> 4 == 6 { &headers[8..40] } else { &headers[12..20] };
-    checksum::pseudo_header(addresses, protocol, u32::try_from(len).unwrap_or(0))
+    let v6 = headers[0] >> 4 == 6;
+    let addresses = if v6 { &headers[8..40] } else { &headers[12..20] };
+    let len = u32::try_from(len).unwrap_or(0).to_be_bytes();
+    checksum::Sum::new().bytes(addresses).bytes(&len).word(protocol.into()).folded()
 }
 
 /// Cuts an IPv4 packet; `id` becomes its identification.
@@ -221,7 +301,7 @@ fn fragments_v4(packet: &[u8], mtu: usize, id: u16) -> Vec<Vec<u8>> {
         piece[4..6].copy_from_slice(&id.to_be_bytes());
         piece[6..8].copy_from_slice(&field.to_be_bytes());
         piece[10..12].fill(0);
-        let sum = checksum::of(&piece[..header_len]);
+        let sum = checksum::internet(&piece[..header_len]);
         piece[10..12].copy_from_slice(&sum.to_be_bytes());
         pieces.push(piece);
     }

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
-use super::counters::Drop;
+use super::counters::DropReason;
 use crate::net::MacAddr;
 
 /// Bytes of an Ethernet header.
@@ -33,8 +33,8 @@ pub(crate) struct Ethernet {
 
 impl Ethernet {
     /// Reads the header of a frame.
-    pub(crate) fn parse(frame: &[u8]) -> Result<Self, Drop> {
-        let header: &[u8; ETHERNET] = frame.first_chunk().ok_or(Drop::Malformed)?;
+    pub(crate) fn parse(frame: &[u8]) -> Result<Self, DropReason> {
+        let header: &[u8; ETHERNET] = frame.first_chunk().ok_or(DropReason::Malformed)?;
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
         Ok(Self {
             destination: MacAddr([d0, d1, d2, d3, d4, d5]),
@@ -78,37 +78,37 @@ pub(crate) struct IpPacket {
     pub(crate) fragment: Option<Fragment>,
 }
 
-fn be16(bytes: &[u8], at: usize) -> Result<u16, Drop> {
-    let pair = bytes.get(at..at + 2).ok_or(Drop::Malformed)?;
+fn be16(bytes: &[u8], at: usize) -> Result<u16, DropReason> {
+    let pair = bytes.get(at..at + 2).ok_or(DropReason::Malformed)?;
     Ok(u16::from_be_bytes([pair[0], pair[1]]))
 }
 
-fn be32(bytes: &[u8], at: usize) -> Result<u32, Drop> {
-    let b = bytes.get(at..at + 4).ok_or(Drop::Malformed)?;
+fn be32(bytes: &[u8], at: usize) -> Result<u32, DropReason> {
+    let b = bytes.get(at..at + 4).ok_or(DropReason::Malformed)?;
     Ok(u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
 }
 
 impl IpPacket {
     /// Reads the packet that starts at `start` of `bytes` and may be followed
     /// by padding.
-    pub(crate) fn parse(bytes: &[u8], start: usize) -> Result<Self, Drop> {
-        match bytes.get(start).ok_or(Drop::Malformed)? >> 4 {
+    pub(crate) fn parse(bytes: &[u8], start: usize) -> Result<Self, DropReason> {
+        match bytes.get(start).ok_or(DropReason::Malformed)? >> 4 {
             4 => Self::parse_v4(bytes, start),
             6 => Self::parse_v6(bytes, start),
-            _ => Err(Drop::Malformed),
+            _ => Err(DropReason::Malformed),
         }
     }
 
-    fn parse_v4(bytes: &[u8], start: usize) -> Result<Self, Drop> {
+    fn parse_v4(bytes: &[u8], start: usize) -> Result<Self, DropReason> {
         let header: &[u8; 20] =
-            bytes.get(start..).and_then(<[u8]>::first_chunk).ok_or(Drop::Malformed)?;
+            bytes.get(start..).and_then(<[u8]>::first_chunk).ok_or(DropReason::Malformed)?;
         let header_len = usize::from(header[0] & 0x0f) * 4;
         let total = usize::from(be16(header, 2)?);
         if header_len < 20 || total < header_len || bytes.len() - start < total {
-            return Err(Drop::Malformed);
+            return Err(DropReason::Malformed);
         }
         if sum(&bytes[start..start + header_len]) != 0xffff {
-            return Err(Drop::Checksum);
+            return Err(DropReason::Checksum);
         }
         let flags = be16(header, 6)?;
         let (more, offset) = (flags & 0x2000 != 0, (flags & 0x1fff) * 8);
@@ -127,12 +127,12 @@ impl IpPacket {
         })
     }
 
-    fn parse_v6(bytes: &[u8], start: usize) -> Result<Self, Drop> {
+    fn parse_v6(bytes: &[u8], start: usize) -> Result<Self, DropReason> {
         let header: &[u8; 40] =
-            bytes.get(start..).and_then(<[u8]>::first_chunk).ok_or(Drop::Malformed)?;
+            bytes.get(start..).and_then(<[u8]>::first_chunk).ok_or(DropReason::Malformed)?;
         let end = start + 40 + usize::from(be16(header, 4)?);
         if bytes.len() < end {
-            return Err(Drop::Malformed);
+            return Err(DropReason::Malformed);
         }
         let octets = |at: usize| -> [u8; 16] {
             let mut a = [0; 16];
@@ -155,12 +155,12 @@ impl IpPacket {
 
     /// Walks IPv6 extension headers (RFC 8200 section 4) up to the payload or
     /// the fragment header.
-    fn skip_extensions(&mut self, bytes: &[u8]) -> Result<(), Drop> {
+    fn skip_extensions(&mut self, bytes: &[u8]) -> Result<(), DropReason> {
         for _ in 0..MAX_EXTENSIONS {
             let at = self.payload.start;
             let len = match self.protocol {
                 // Hop-by-hop, routing, destination options.
-                0 | 43 | 60 => (usize::from(*bytes.get(at + 1).ok_or(Drop::Malformed)?) + 1) * 8,
+                0 | 43 | 60 => (usize::from(*bytes.get(at + 1).ok_or(DropReason::Malformed)?) + 1) * 8,
                 44 => {
                     let field = be16(bytes, at + 2)?;
                     let (offset, more) = (field & 0xfff8, field & 1 != 0);
@@ -172,7 +172,7 @@ impl IpPacket {
                 _ => return Ok(()),
             };
             if at + len > self.payload.end {
-                return Err(Drop::Malformed);
+                return Err(DropReason::Malformed);
             }
             self.protocol = bytes[at];
             self.payload.start = at + len;
@@ -180,7 +180,7 @@ impl IpPacket {
                 return Ok(());
             }
         }
-        Err(Drop::Malformed)
+        Err(DropReason::Malformed)
     }
 }
 
@@ -216,11 +216,11 @@ pub(crate) mod tcp_flags {
 
 impl TcpHeader {
     /// Reads the header at the front of `segment`.
-    pub(crate) fn parse(segment: &[u8]) -> Result<Self, Drop> {
-        let header: &[u8; 20] = segment.first_chunk().ok_or(Drop::Malformed)?;
+    pub(crate) fn parse(segment: &[u8]) -> Result<Self, DropReason> {
+        let header: &[u8; 20] = segment.first_chunk().ok_or(DropReason::Malformed)?;
         let len = usize::from(header[12] >> 4) * 4;
         if len < 20 || len > segment.len() {
-            return Err(Drop::Malformed);
+            return Err(DropReason::Malformed);
         }
         Ok(Self {
             source: be16(header, 0)?,
@@ -275,9 +275,9 @@ mod tests {
     fn a_wrong_header_checksum_is_told_from_nonsense() {
         let mut frame = tcp4(b"");
         frame[ETHERNET + 10] ^= 1;
-        assert_eq!(IpPacket::parse(&frame, ETHERNET), Err(Drop::Checksum));
+        assert_eq!(IpPacket::parse(&frame, ETHERNET), Err(DropReason::Checksum));
         frame[ETHERNET] = 0x4f;
-        assert_eq!(IpPacket::parse(&frame[..40], ETHERNET), Err(Drop::Malformed));
+        assert_eq!(IpPacket::parse(&frame[..40], ETHERNET), Err(DropReason::Malformed));
     }
 
     #[test]

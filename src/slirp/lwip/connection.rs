@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use lwip_sys as sys;
 
+use super::super::packet::{TcpHeader, tcp_flags};
 use super::buffer::{CHUNK, Chunk, Segment};
 use super::{Egress, Stack, addr, isolated};
 
@@ -165,6 +166,14 @@ impl Connection {
         self.shared().established.get()
     }
 
+    /// True for a keepalive probe (RFC 9293 section 3.8.4): one sequence number
+    /// behind, and no data that is new.
+    pub(crate) fn is_keepalive(&self, header: &TcpHeader) -> bool {
+        header.payload <= 1
+            && !header.has(tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST)
+            && self.pcb().is_some_and(|p| header.sequence == p.rcv_nxt.wrapping_sub(1))
+    }
+
     /// How it ended, if it has.
     pub(crate) fn end(&self) -> Option<End> {
         self.shared().end.get()
@@ -200,9 +209,9 @@ impl Connection {
         self.shared().mss.get()
     }
 
-    /// True when nothing towards the guest is unsent or unacknowledged.
-    pub(crate) fn is_drained(&self) -> bool {
-        self.pcb().is_none_or(|p| p.unsent.is_null() && p.unacked.is_null())
+    /// True when our direction is closed or closing.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.pcb().is_none_or(|p| !matches!(p.state, sys::SYN_RCVD | sys::ESTABLISHED | sys::CLOSE_WAIT))
     }
 
     /// Opens the receive window to `limit` bytes less what is queued.

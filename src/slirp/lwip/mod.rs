@@ -41,10 +41,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lwip_sys as sys;
 
-pub(crate) use buffer::{Budget, CHUNK, FrameBuf, Pool, Segment};
-pub(crate) use connection::{Connection, End, RxQueue, TimeWait};
-
-use connection::Shared;
+pub(crate) use buffer::{Budget, CHUNK, Chunk, FrameBuf, Pool};
+pub(crate) use connection::{Connection, End, INITIAL_WINDOW, RxQueue, TimeWait};
 
 /// Where lwIP's segments go.
 pub(crate) trait Egress {
