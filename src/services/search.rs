@@ -87,14 +87,18 @@ impl SearchList {
     }
 }
 
+/// Host name labels (RFC 1123 section 2.1), underscores allowed, which the
+/// library takes too.
 fn is_announceable(name: &str) -> bool {
-    name.len() <= MAX_NAME_LEN
-        && name.split('.').all(|label| {
-            (1..=MAX_LABEL_LEN).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        })
+    let is_label = |label: &str| {
+        (1..=MAX_LABEL_LEN).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= MAX_NAME_LEN && name.split('.').all(is_label) && Name::from_ascii(name).is_ok()
 }
 
 #[cfg(test)]
@@ -114,6 +118,8 @@ mod tests {
             "",
             ".",
             "a..b",
+            "-",
+            "-a.b",
             "x;reboot",
             "two words",
             &label,
