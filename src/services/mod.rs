@@ -6,6 +6,7 @@
 //! output and read no clock.
 
 mod arp;
+mod classify;
 mod dhcp;
 mod dhcpv6;
 mod ndp;

@@ -390,10 +390,10 @@ fn the_host_name_stays_with_the_lease() {
 
 #[test]
 fn a_long_search_list_is_compressed_split_in_order_and_cut_to_the_clients_size() {
-    let domains: Vec<String> = (0..12)
+    let owned: Vec<String> = (0..12)
         .map(|i| format!("department-number-{i}.corp-network.example.com"))
         .collect();
-    let domains: Vec<&str> = domains.iter().map(String::as_str).collect();
+    let domains: Vec<&str> = owned.iter().map(String::as_str).collect();
     let mut bench = Bench::new(&domains);
     let roomy = with(discover(MAC), [DhcpOption::MaxMessageSize(1500)]);
     let (_, reply) = bench.ask(&roomy);
@@ -405,7 +405,7 @@ fn a_long_search_list_is_compressed_split_in_order_and_cut_to_the_clients_size()
     );
     let list = pieces.concat();
     assert_eq!(decompress(&list), domains);
-    let spelled_out = SearchList::new(&domains.map_owned()).uncompressed().len();
+    let spelled_out = SearchList::new(&owned).uncompressed().len();
     assert!(
         list.len() < spelled_out,
         "{} bytes of {spelled_out}",
@@ -420,16 +420,6 @@ fn a_long_search_list_is_compressed_split_in_order_and_cut_to_the_clients_size()
         !kept.is_empty()
             && domains.starts_with(&kept.iter().map(String::as_str).collect::<Vec<_>>())
     );
-}
-
-trait MapOwned {
-    fn map_owned(&self) -> Vec<String>;
-}
-
-impl MapOwned for Vec<&str> {
-    fn map_owned(&self) -> Vec<String> {
-        self.iter().map(|s| (*s).to_owned()).collect()
-    }
 }
 
 /// The values of one option in a message, in the order they stand.
