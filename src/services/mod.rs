@@ -1,1 +1,3 @@
 //! What the gateway answers itself.
+
+pub mod dns;
