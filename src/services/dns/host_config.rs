@@ -393,6 +393,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_file_counts_as_empty() {
+        let dir = tempfile::tempdir().expect("directory");
+        let pipe = dir.path().join("resolv.conf");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("pipe");
+        let mut follower = Follower::new(pipe, DNS_PORT);
+        follower.look(Instant::now());
+        assert_eq!(servers(&follower), ["127.0.0.1"]);
+    }
+
+    #[test]
     fn an_old_file_is_read_once() {
         let dir = tempfile::tempdir().expect("directory");
         let conf = dir.path().join("resolv.conf");

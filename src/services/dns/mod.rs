@@ -13,7 +13,7 @@
 //!    search domains, and the answer given as an alias (CNAME) of the name.
 //!
 //! Messages are read and made with `hickory-proto` wherever their records
-//! matter. The servers are asked by our own few lines ([`upstream`]) and not by
+//! matter. The servers are asked by our own few lines (`upstream.rs`) and not by
 //! `hickory-resolver`: that decodes and re-encodes every message, makes an
 //! error value without sections of NXDOMAIN, SERVFAIL and empty answers,
 //! refuses records of another class than the question's, and knows neither
@@ -28,7 +28,7 @@
 //! resolver searches too, with the list that DHCP and router advertisements
 //! tell it. So the host's list applies to names with fewer than `ndots` dots
 //! only; a list that the user gave applies to every name, in the order of
-//! [`search`]. Only questions for addresses are searched, and only without the
+//! `search.rs`. Only questions for addresses are searched, and only without the
 //! DNSSEC OK bit, since nobody can sign the alias.
 //!
 //! NXDOMAIN and empty answers lead to the next candidate; so do SERVFAIL and
@@ -49,6 +49,7 @@ mod alias;
 mod host_config;
 mod local;
 mod message;
+mod records;
 mod search;
 mod stream;
 mod upstream;

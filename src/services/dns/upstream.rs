@@ -7,7 +7,8 @@
 //! answer is any message but SERVFAIL and REFUSED, which mean that this server
 //! cannot tell. A server that stays silent or cannot be reached is put at the
 //! end of the order for [`PENALTY`], so that only one query in that time waits
-//! for it; then it has its old place back.
+//! for it; then it has its old place back. A server that has answered another
+//! query meanwhile is not silent, it only takes its time with this one.
 //!
 //! Each try has a socket, and so a source port, of its own, connected so that
 //! the kernel drops what does not come from the server, and an identifier from
@@ -63,6 +64,7 @@ struct Servers {
 struct Server {
     addr: SocketAddr,
     silent_until: Cell<Option<Instant>>,
+    last_answer: Cell<Option<Instant>>,
     tcp_silent_until: Cell<Option<Instant>>,
 }
 
@@ -163,12 +165,13 @@ impl Upstreams {
         for _ in 0..servers.options.attempts {
             let mut silent = Vec::new();
             for index in round {
-                match servers.ask(index, query).await {
+                match servers.ask(index, query, for_guest).await {
                     Asked::Answer(answer) => return Some(Ok(answer)),
                     Asked::Cut(answer) if for_guest == Transport::Udp => return Some(Ok(answer)),
                     Asked::CannotTell(answer) => second_best = second_best.or(Some(answer)),
                     Asked::Silent => silent.push(index),
-                    Asked::Cut(_) | Asked::Unreachable => {}
+                    Asked::Cut(_) => why = ExtendedError::NoReachableAuthority,
+                    Asked::Unreachable => {}
                 }
                 if !Rc::ptr_eq(servers, &self.current()) {
                     return None;
@@ -211,22 +214,21 @@ impl Servers {
         order
     }
 
-    async fn ask(&self, index: usize, query: &mut Outgoing) -> Asked {
+    async fn ask(&self, index: usize, query: &mut Outgoing, for_guest: Transport) -> Asked {
         let server = &self.list[index];
+        let asked = Instant::now();
         let result = match self.options.first {
-            FirstTransport::Udp => self.ask_udp_first(server, query).await,
+            FirstTransport::Udp => self.ask_udp_first(server, query, for_guest).await,
             FirstTransport::Tcp => by_tcp(server.addr, query, self.options.try_timeout).await,
         };
         match result {
             Ok(answer) => {
-                server.silent_until.set(None);
+                server.has_answered();
                 sort_answer(answer)
             }
             Err(failure) => {
                 tracing::debug!(server = %server.addr, %failure, "a name server failed");
-                if failure.is_the_servers() {
-                    server.silent_until.set(Some(Instant::now() + PENALTY));
-                }
+                server.has_failed(&failure, asked);
                 if matches!(failure, Failure::Timeout) {
                     Asked::Silent
                 } else {
@@ -240,6 +242,7 @@ impl Servers {
         &self,
         server: &Server,
         query: &mut Outgoing,
+        for_guest: Transport,
     ) -> Result<Vec<u8>, Failure> {
         let time = self.options.try_timeout;
         let cut = match by_udp(server.addr, query, time).await {
@@ -247,7 +250,8 @@ impl Servers {
             Err(Failure::Forged) => return by_tcp(server.addr, query, time).await,
             other => return other,
         };
-        if in_force(&server.tcp_silent_until, Instant::now()) {
+        let is_enough = for_guest == Transport::Udp;
+        if is_enough && in_force(&server.tcp_silent_until, Instant::now()) {
             return Ok(cut);
         }
         match by_tcp(server.addr, query, time).await {
@@ -268,7 +272,21 @@ impl Server {
         Self {
             addr,
             silent_until: Cell::new(None),
+            last_answer: Cell::new(None),
             tcp_silent_until: Cell::new(None),
+        }
+    }
+
+    fn has_answered(&self) {
+        self.last_answer.set(Some(Instant::now()));
+        self.silent_until.set(None);
+    }
+
+    /// Takes note that a query sent at `asked` failed.
+    fn has_failed(&self, failure: &Failure, asked: Instant) {
+        let is_alive = self.last_answer.get().is_some_and(|at| at > asked);
+        if failure.is_the_servers() && !is_alive {
+            self.silent_until.set(Some(Instant::now() + PENALTY));
         }
     }
 }

@@ -165,6 +165,27 @@ async fn a_silent_server_is_passed_over_and_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_slow_with_one_name_keeps_its_place() {
+    let zone = &[("slow.example.", "SILENT"), ("a.example.", "A 192.0.2.1")];
+    let first = Upstream::with_zone(zone).await;
+    let second = Upstream::with_zone(&[("slow.example.", "A 192.0.2.2")]).await;
+    let resolver = resolver(&[&first, &second]);
+    let (slow, fast) = (
+        query("slow.example.", RecordType::A),
+        query("a.example.", RecordType::A),
+    );
+    let meanwhile = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        ask(&resolver, &fast, Transport::Udp).await
+    };
+    let (slow, _) = tokio::join!(ask(&resolver, &slow, Transport::Udp), meanwhile);
+    assert_eq!(slow.answers.len(), 1);
+    assert_eq!((first.asked().len(), second.asked().len()), (2, 1));
+    ask(&resolver, &fast, Transport::Udp).await;
+    assert_eq!((first.asked().len(), second.asked().len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_all_are_silent_it_ends_with_servfail() {
     let one = Upstream::silent().await;
     let two = Upstream::silent().await;
