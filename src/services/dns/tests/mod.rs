@@ -3,6 +3,7 @@
 
 mod forward;
 mod here;
+mod programs;
 mod robust;
 mod searched;
 mod streams;
