@@ -182,10 +182,8 @@ fn link_state(link: &LinkMessage) -> LinkState {
             LinkAttribute::Address(bytes) => {
                 state.mac = <[u8; 6]>::try_from(&bytes[..]).ok().map(MacAddr);
             }
-            LinkAttribute::LinkInfo(infos) => {
-                if infos.contains(&LinkInfo::Kind(InfoKind::Tun)) {
-                    state.kind = LinkKind::Tun;
-                }
+            LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Tun)) => {
+                state.kind = LinkKind::Tun;
             }
             _ => {}
         }
