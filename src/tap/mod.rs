@@ -7,6 +7,19 @@
 //! gateway always speaks in super-frames; a link whose medium cannot carry
 //! them cuts them up itself.
 
+mod attach_error;
+pub mod netns;
+mod rtnl;
+pub mod segment;
+pub mod sys;
+pub mod tun;
+mod vnet;
+mod watch;
+
+pub use attach_error::{AttachError, Errno, JoinAction, NamespaceKind, userns_remedy};
+pub use tun::Tap;
+pub use watch::Watch;
+
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
