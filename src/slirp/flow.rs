@@ -54,7 +54,7 @@ pub(crate) enum Table {
 /// Names a flow, and says no when the flow has gone and its place is taken by
 /// another: an event that was already collected must not reach the newcomer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Token(u64);
+pub(crate) struct Token(u64);
 
 impl Token {
     pub(crate) fn new(table: Table, index: usize, generation: u16) -> Self {

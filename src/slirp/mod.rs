@@ -76,7 +76,13 @@ const DHCPV6_SERVER: u16 = 547;
 pub trait Local: fmt::Debug {
     /// Takes a whole frame with ARP, neighbour or router discovery, or DHCP;
     /// pushes whole frames in answer.
-    fn frame(&mut self, now: Instant, frame: &[u8], answers: &mut Vec<Vec<u8>>);
+    fn frame(
+        &mut self,
+        now: Instant,
+        frame: &[u8],
+        checksum: Checksum,
+        answers: &mut Vec<Vec<u8>>,
+    );
 
     /// A DNS query in a datagram. The answer comes later, through
     /// [`Slirp::send_udp`], from `server` to `guest`.
@@ -273,13 +279,13 @@ impl Slirp {
             return Err(DropReason::NoNeighbour);
         }
         if !ethernet.is_ip() {
-            self.local(len, &buffer);
+            self.local(frame, offload.checksum);
             return Ok(());
         }
         let ip = IpPacket::parse(frame, ETHERNET)?;
         if self.is_local(&ip, frame) {
             self.learn(ip.source, ethernet.source);
-            self.local(len, &buffer);
+            self.local(frame, offload.checksum);
             return Ok(());
         }
         if !self.core.plan.is_guest(ip.source) {
@@ -322,9 +328,9 @@ impl Slirp {
     }
 
     /// Hands a frame to what answers it here.
-    fn local(&mut self, len: usize, buffer: &FrameBuf) {
+    fn local(&mut self, frame: &[u8], checksum: Checksum) {
         let mut answers = std::mem::take(&mut self.answers);
-        self.core.local.frame(self.core.now, &buffer.bytes()[..len], &mut answers);
+        self.core.local.frame(self.core.now, frame, checksum, &mut answers);
         for answer in answers.drain(..) {
             self.core.egress().frame(&answer);
         }

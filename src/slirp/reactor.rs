@@ -16,7 +16,7 @@ const BATCH: usize = 256;
 
 /// What a descriptor became.
 #[derive(Debug, Clone, Copy)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     /// There is something to read, or an end or error to learn of.
     pub readable: bool,
     /// There is room to write, or an error to learn of.

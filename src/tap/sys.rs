@@ -128,6 +128,17 @@ pub(super) fn watch_directory(dir: &CStr) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Registers a descriptor with the runtime, to be told when it becomes readable.
+///
+/// # Errors
+/// When the descriptor cannot be polled, or the runtime has no room.
+pub fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the result, so that it stays open and
+    // keeps naming the same file for as long as it is registered.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
+}
+
+
 /// Resolves when `fd` polls readable, or has hung up.
 ///
 /// # Errors

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::fmt;
-use std::net::SocketAddr;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
@@ -12,7 +11,7 @@ use lwip_sys as sys;
 
 use super::super::packet::{TcpHeader, tcp_flags};
 use super::buffer::{CHUNK, Chunk, Segment};
-use super::{Egress, Stack, addr, isolated};
+use super::{Egress, Stack, isolated};
 
 /// The window of a new connection, in bytes: what a SYN can announce.
 pub(crate) const INITIAL_WINDOW: u32 = 65535;
@@ -154,11 +153,6 @@ impl Connection {
         // SAFETY: live while the pointer is set; callers hold the reference only
         // between calls into lwIP.
         self.shared().pcb().map(|p| unsafe { &*p.as_ptr() })
-    }
-
-    /// The guest's end.
-    pub(crate) fn guest(&self) -> Option<SocketAddr> {
-        self.pcb().map(|p| SocketAddr::new(addr::from_lwip(&p.remote_ip), p.remote_port))
     }
 
     /// True once the handshake is complete.
@@ -312,10 +306,6 @@ impl Connection {
     }
 
     /// Sends a reset and ends the connection.
-    pub(crate) fn abort<E: Egress>(&self, _stack: &mut Stack<E>) {
-        self.reset();
-    }
-
     fn reset(&self) {
         let Some(pcb) = self.shared().pcb() else { return };
         // SAFETY: live and alone in the list that tcp_abort removes it from.
