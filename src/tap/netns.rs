@@ -100,7 +100,7 @@ pub fn attach(
 ) -> Result<Attached, AttachError> {
     let resolved = Resolved::find(target, userns)?;
     let (ours, childs) = handover_pair()?;
-    let child = sys::fork_child(|| {
+    let mut child = sys::fork_child(|| {
         let made = resolved
             .join(target)
             .and_then(|()| make_here(interface, plan));
@@ -543,7 +543,7 @@ pub fn handover_pair() -> Result<(OwnedFd, OwnedFd), AttachError> {
 ///
 /// # Errors
 /// When the parent is gone.
-pub fn report(socket: &OwnedFd, made: Result<(OwnedFd, Made), AttachError>) -> io::Result<()> {
+pub fn report(socket: &impl AsRawFd, made: Result<(OwnedFd, Made), AttachError>) -> io::Result<()> {
     let (tap, made) = match made {
         Ok((tap, made)) => (Some(tap), Ok(made)),
         Err(e) => (None, Err(e)),

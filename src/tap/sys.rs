@@ -5,6 +5,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use tokio::io::Interest;
@@ -99,18 +101,24 @@ pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
 }
 
 /// Takes over a descriptor that the caller of this program handed down, and
-/// keeps it from being handed down further.
+/// keeps it from being handed down further. Of the standard three a copy is
+/// taken, since the rest of the program uses them too.
 ///
 /// # Errors
-/// `EBADF` when it is not open or one of the standard three.
+/// `EBADF` when it is not open.
 pub fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
-    if fd <= libc::STDERR_FILENO {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: fcntl(2) with F_SETFD takes integers; a bad number is an error.
-    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // SAFETY: it is open, as fcntl said, and was handed to this program to own:
-    // callers adopt before they open anything whose number it could be.
+    let fd = if (0..=libc::STDERR_FILENO).contains(&fd) {
+        // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC takes integers; a bad number is
+        // an error.
+        check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1) })?
+    } else {
+        // SAFETY: fcntl(2) with F_SETFD takes integers; a bad number is an error.
+        check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+        fd
+    };
+    // SAFETY: it is open, as fcntl said, and either new or handed to this
+    // program to own: callers adopt before they open anything themselves, so
+    // that the number is not that of something else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -151,10 +159,47 @@ pub async fn readable(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Resolves when the other end of a pipe or socket is closed. Data that comes
+/// in the meantime is neither read nor taken for anything.
+///
+/// # Errors
+/// When `fd` is of a kind that cannot be waited for, such as a regular file.
+pub async fn hung_up(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: as in `readable`.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+    loop {
+        let mut guard = registered.readable().await?;
+        // A socket whose peer will send no more is closed for our purpose.
+        if guard.ready().is_read_closed() {
+            return Ok(());
+        }
+        // Cleared before looking: what happens after the look wakes us again.
+        guard.clear_ready();
+        // With no events asked for, poll(2) tells of hang-up and error alone.
+        let mut look = [PollFd::new(fd, PollFlags::empty())];
+        poll(&mut look, PollTimeout::ZERO)?;
+        if look[0].any().unwrap_or(true) {
+            return Ok(());
+        }
+    }
+}
+
+/// Gives SIGPIPE its default effect again, which Rust's start-up code had taken
+/// away: a command to be executed expects it.
+///
+/// # Errors
+/// None that is known.
+pub fn restore_sigpipe() -> io::Result<()> {
+    // SAFETY: no handler is installed: SIG_DFL runs no code of ours.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    Ok(())
+}
+
 /// A process made by [`fork_child`].
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
+    reaped: Option<WaitStatus>,
 }
 
 impl Child {
@@ -164,15 +209,24 @@ impl Child {
         self.pid
     }
 
+    /// True when it has been waited for: its id may be another's now.
+    #[must_use]
+    pub const fn is_reaped(&self) -> bool {
+        self.reaped.is_some()
+    }
+
     /// Waits for its end.
     ///
     /// # Errors
-    /// When it has been waited for already.
-    pub fn wait(&self) -> io::Result<WaitStatus> {
+    /// None that is known.
+    pub fn wait(&mut self) -> io::Result<WaitStatus> {
         loop {
+            if let Some(status) = self.reaped {
+                return Ok(status);
+            }
             match waitpid(self.pid, None) {
                 Err(nix::Error::EINTR) => {}
-                result => return Ok(result?),
+                result => self.reaped = Some(result?),
             }
         }
     }
@@ -192,7 +246,10 @@ pub fn fork_child(body: impl FnOnce() -> i32) -> io::Result<Child> {
     // SAFETY: there is one thread, so that no lock is held by another and the
     // child may do what it likes, as after any sequential program's fork.
     match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(Child { pid: child }),
+        ForkResult::Parent { child } => Ok(Child {
+            pid: child,
+            reaped: None,
+        }),
         ForkResult::Child => {
             let status = body();
             // SAFETY: _exit(2) ends the process without running the parent's

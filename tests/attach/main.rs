@@ -580,7 +580,7 @@ fn says_what_is_wrong() {
 /// Runs `body` as another user in a child; true when it returned.
 fn as_nobody(body: impl FnOnce()) -> bool {
     use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-    let child = gw::tap::sys::fork_child(|| {
+    let mut child = gw::tap::sys::fork_child(|| {
         let (uid, gid) = (Uid::from_raw(65534), Gid::from_raw(65534));
         setgroups(&[]).expect("setgroups");
         setresgid(gid, gid, gid).expect("setresgid");
