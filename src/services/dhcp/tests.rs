@@ -342,6 +342,8 @@ fn clients_are_told_apart_by_identifier_first() {
         Some(&DhcpOption::ClientIdentifier(b"\x00one".to_vec()))
     );
     assert!(!bare.opts().contains(OptionCode::ClientIdentifier));
+    let (empty, _) = bench.ask(&named(mac(1), b""));
+    assert_eq!(empty.yiaddr(), bare.yiaddr());
 }
 
 #[test]
