@@ -16,6 +16,32 @@
 //! The only timer is that of the periodic router advertisements: the caller
 //! calls [`Neighbourhood::poll`] at [`Neighbourhood::next_deadline`].
 //!
+//! ```
+//! # use std::time::Instant;
+//! # use gw::net::{AddressPlan, Mtu, PlanV4};
+//! use gw::services::neighbourhood::{Handled, Neighbourhood, NeighbourhoodConfig, TransportChecksum};
+//!
+//! # let net = "10.0.2.0/24".parse().expect("a network");
+//! let plan = AddressPlan {
+//!     v4: Some(PlanV4::new(net).expect("a plan")),
+//!     v6: None,
+//!     gateway_mac: "02:00:00:00:00:02".parse().expect("an address"),
+//!     mtu: Mtu::ETHERNET,
+//! };
+//! let now = Instant::now();
+//! let mut gateway = Neighbourhood::new(NeighbourhoodConfig::new(plan), now);
+//! // Who has 10.0.2.2? Tell 10.0.2.15.
+//! let request = [
+//!     [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9, 0x08, 0x06].as_slice(),
+//!     &[0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9, 10, 0, 2, 15],
+//!     &[0, 0, 0, 0, 0, 0, 10, 0, 2, 2],
+//! ]
+//! .concat();
+//! let mut out = Vec::new();
+//! let handled = gateway.handle(now, &request, TransportChecksum::Verify, &mut out);
+//! assert_eq!((handled, out.len()), (Handled::Answered, 1));
+//! ```
+//!
 //! State is bounded: sixteen leases and one search list. Each frame causes at most
 //! one answer, and none that is much longer than what a guest may ask for anyway,
 //! so nothing here limits rates but multicast advertisements.
@@ -39,6 +65,10 @@ use crate::wire::{checksum, udp};
 /// Default of [`NeighbourhoodConfig::lease_time`]: one day.
 pub const DEFAULT_LEASE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Longest lease that has an end: the protocol's 32 bits of seconds, all ones
+/// meaning "for ever" (RFC 2131 section 3.3).
+const MAX_LEASE_TIME: Duration = Duration::from_secs(u32::MAX as u64 - 1);
+
 /// Time to live of datagrams to guests on the link.
 const TTL: u8 = 64;
 
@@ -54,7 +84,8 @@ pub struct NeighbourhoodConfig {
     /// digits, hyphens and underscores, repeated ones, and what exceeds 32 names
     /// or 960 bytes are left out. Empty: none.
     pub search: Vec<String>,
-    /// Longest DHCP lease granted. Default [`DEFAULT_LEASE_TIME`].
+    /// Longest DHCP lease granted, cut to the 136 years that the protocol can
+    /// tell. Default [`DEFAULT_LEASE_TIME`].
     pub lease_time: Duration,
 }
 
@@ -185,6 +216,7 @@ impl Neighbourhood {
             lease_time,
         } = config;
         let search = SearchList::new(&search);
+        let lease_time = lease_time.min(MAX_LEASE_TIME);
         let settings = Settings {
             plan,
             announce_dns,

@@ -4,12 +4,14 @@
 //! An error is built in two steps: [`may_answer`] says whether a packet may be
 //! answered with an error at all (RFC 1122 section 3.2.2, RFC 1812 section
 //! 4.3.2.7, RFC 4443 section 2.4), and [`v4_error`] or [`v6_error`] builds it.
-//! How often errors are sent is the caller's business.
+//! How many are sent is limited by [`ErrorBudget`] (RFC 1812 section 4.3.2.8,
+//! RFC 4443 section 2.4 (f)), which the caller keeps.
 //!
 //! Echo goes through [`Echo`]: [`Echo::parse_request`] checks a request, and
 //! [`Echo::reply`] builds the answer from the same view.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use etherparse::{IpNumber, Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket};
 use etherparse::{NetSlice, SlicedPacket};
@@ -227,6 +229,64 @@ fn v4_len(packet: &[u8]) -> Option<usize> {
 fn v6_len(packet: &[u8]) -> Option<usize> {
     let bytes = packet.get(4..6)?;
     Some(40 + usize::from(u16::from_be_bytes([bytes[0], bytes[1]])))
+}
+
+/// A token bucket for errors: so many per second, and a burst on top.
+#[derive(Debug, Clone)]
+pub struct ErrorBudget {
+    interval: Duration,
+    burst: u32,
+    tokens: u32,
+    refilled: Instant,
+}
+
+/// Whether an error may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spend {
+    /// It may; it has been counted.
+    Granted,
+    /// Too many were sent lately: stay silent.
+    Exhausted,
+}
+
+impl ErrorBudget {
+    /// `per_second` errors per second (at least 1) in the long run, `burst` (at
+    /// least 1) of them at once. The bucket is full at `now`.
+    #[must_use]
+    pub fn new(per_second: u32, burst: u32, now: Instant) -> Self {
+        let burst = burst.max(1);
+        let interval = Duration::from_secs(1) / per_second.clamp(1, 1_000_000);
+        Self {
+            interval,
+            burst,
+            tokens: burst,
+            refilled: now,
+        }
+    }
+
+    /// Takes one token, if there is one at `now`.
+    pub fn spend(&mut self, now: Instant) -> Spend {
+        let earned =
+            now.saturating_duration_since(self.refilled).as_nanos() / self.interval.as_nanos();
+        match u32::try_from(earned) {
+            // The rest of an interval that has begun is kept.
+            Ok(earned) if earned < self.burst - self.tokens => {
+                self.tokens += earned;
+                self.refilled += self.interval * earned;
+            }
+            _ => {
+                self.tokens = self.burst;
+                self.refilled = now.max(self.refilled);
+            }
+        }
+        match self.tokens.checked_sub(1) {
+            Some(left) => {
+                self.tokens = left;
+                Spend::Granted
+            }
+            None => Spend::Exhausted,
+        }
+    }
 }
 
 /// An echo request or reply.

@@ -101,7 +101,7 @@ impl Slot {
         }
     }
 
-    /// Since when the address has been free; orders idle slots by age.
+    /// Since when the address has been free; `None`, never used, sorts first.
     const fn free_since(&self) -> Option<Instant> {
         match self.state {
             State::Idle(since) => since,
@@ -159,7 +159,7 @@ impl LeaseTable {
             self.slots
                 .iter_mut()
                 .filter(free)
-                .min_by_key(|slot| (slot.client.is_some(), slot.free_since()))
+                .min_by_key(|slot| slot.free_since())
         }?;
         if !matches!(slot.state, State::Bound(until) if until > now) {
             slot.state = State::Offered(now + OFFER_TIME);

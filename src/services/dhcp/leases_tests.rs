@@ -139,6 +139,23 @@ fn a_declined_address_rests_for_an_hour() {
     );
     let after = now + Duration::from_secs(3600);
     assert_eq!(table.offer(after, &client(5), None), Some(addr(19)));
+
+    // It is the last to be tried again.
+    let mut table = table_with(2, now);
+    table
+        .release(now, &client(1).key, addr(15))
+        .expect("its own");
+    table
+        .decline(now, &client(2).key, addr(16))
+        .expect("its own");
+    for n in 0..14 {
+        assert_eq!(
+            table.offer(after, &client(20 + n), None),
+            Some(addr(17 + n))
+        );
+    }
+    assert_eq!(table.offer(after, &client(40), None), Some(addr(15)));
+    assert_eq!(table.offer(after, &client(41), None), Some(addr(16)));
 }
 
 #[test]

@@ -132,11 +132,12 @@ impl Options {
                 let [kind] = array(data)?;
                 self.kind = Some(MessageType::from(kind));
             }
+            OptionCode::ClientIdentifier if data.len() > MAX_IDENTIFIER => {
+                return Err(Reason::Malformed);
+            }
+            // Some clients send it empty and mean that they have none.
             OptionCode::ClientIdentifier => {
-                if !(1..=MAX_IDENTIFIER).contains(&data.len()) {
-                    return Err(Reason::Malformed);
-                }
-                self.identifier = Some(data.to_vec());
+                self.identifier = (!data.is_empty()).then(|| data.to_vec());
             }
             OptionCode::RequestedIpAddress => {
                 self.requested = Some(Ipv4Addr::from(array::<4>(data)?));

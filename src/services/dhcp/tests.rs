@@ -190,6 +190,10 @@ fn replies_go_where_rfc_2131_sends_them() {
         "unicast to yiaddr"
     );
 
+    // RFC 2131 table 3: an offer's ciaddr is 0 whatever the client wrote.
+    let (offer, _) = bench.ask(&from_client(MAC, MessageType::Discover, ip(40)));
+    assert_eq!((offer.ciaddr(), offer.yiaddr()), (NONE, LEASE_15));
+
     let mut broadcast = discover(MAC);
     broadcast.set_flags(Flags::default().set_broadcast());
     let (offer, reply) = bench.ask(&broadcast);
@@ -342,6 +346,8 @@ fn clients_are_told_apart_by_identifier_first() {
         Some(&DhcpOption::ClientIdentifier(b"\x00one".to_vec()))
     );
     assert!(!bare.opts().contains(OptionCode::ClientIdentifier));
+    let (empty, _) = bench.ask(&named(mac(1), b""));
+    assert_eq!(empty.yiaddr(), bare.yiaddr());
 }
 
 #[test]

@@ -319,6 +319,42 @@ fn what_is_not_a_whole_right_request_is_not_echoed() {
     assert_eq!(mixed.to_request_packet(), Err(BuildError::MixedFamilies));
 }
 
+#[test]
+fn errors_are_limited_to_a_burst_and_a_rate() {
+    let start = Instant::now();
+    let granted = |budget: &mut ErrorBudget, now, tries: u32| {
+        (0..tries)
+            .filter(|_| budget.spend(now) == Spend::Granted)
+            .count()
+    };
+    let mut budget = ErrorBudget::new(10, 5, start);
+    assert_eq!(granted(&mut budget, start, 20), 5);
+    let at = |ms| start + Duration::from_millis(ms);
+    assert_eq!(granted(&mut budget, at(99), 20), 0);
+    assert_eq!(granted(&mut budget, at(150), 20), 1);
+    assert_eq!(
+        granted(&mut budget, at(200), 20),
+        1,
+        "the half interval was kept"
+    );
+    assert_eq!(
+        granted(&mut budget, at(60_000), 20),
+        5,
+        "no more than a burst is saved up"
+    );
+    assert_eq!(
+        granted(&mut budget, start, 20),
+        0,
+        "time that goes back gives nothing"
+    );
+    let mut budget = ErrorBudget::new(0, 0, start);
+    assert_eq!(granted(&mut budget, start, 3), 1);
+    assert_eq!(granted(&mut budget, at(1000), 3), 1);
+    let mut steady = ErrorBudget::new(100, 1, start);
+    let sent: usize = (0..10_000).map(|ms| granted(&mut steady, at(ms), 1)).sum();
+    assert_eq!(sent, 1000);
+}
+
 proptest! {
     #[test]
     fn echo_returns_identifier_sequence_and_payload(

@@ -74,6 +74,20 @@ fn dhcp_frames_are_checked_before_the_server_sees_them() {
     };
     assert_eq!(edited(22), Reason::BadChecksum, "IPv4 header");
     assert_eq!(edited(42), Reason::BadChecksum, "UDP payload");
+    let mut without_sum = good.clone();
+    without_sum[40..42].fill(0);
+    assert_eq!(
+        bench.ignored(&without_sum),
+        Reason::Malformed,
+        "none is allowed over IPv4"
+    );
+    let mut without_sum = dhcpv6_frame("ff02::1:2", &information_request([]));
+    without_sum[60..62].fill(0);
+    assert_eq!(
+        bench.ignored(&without_sum),
+        Reason::BadChecksum,
+        "but not over IPv6"
+    );
     let spoofed = udp_frame("10.0.2.2:68", "255.255.255.255:67");
     assert_eq!(bench.ignored(&spoofed), Reason::Spoofed);
     let mut own_mac = good;
