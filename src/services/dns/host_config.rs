@@ -225,7 +225,8 @@ impl Follower {
                 if first {
                     tracing::warn!(
                         path = %self.path.display(), %error,
-                        "resolv.conf cannot be read; queries go to 127.0.0.1 (--dns names servers)"
+                        "resolv.conf cannot be read and counts as empty: unless --dns names others, \
+                         the name server is 127.0.0.1"
                     );
                 }
                 self.seen = None;

@@ -32,9 +32,11 @@
 //! DNSSEC OK bit, since nobody can sign the alias.
 //!
 //! NXDOMAIN and empty answers lead to the next candidate; so do SERVFAIL and
-//! silence, but when nothing is found they make the answer SERVFAIL, because
-//! nobody knows that the name is not there. A candidate that has the host's
-//! other kind of address ends the search with an empty answer.
+//! silence. When nothing is found, a name with dots, tried as given first, has
+//! the answer that it had there; for a short name the failures make it
+//! SERVFAIL, because nobody knows that the name is not there. A candidate that
+//! has the other kind of address ends the search with an empty answer: else a
+//! guest would talk to one host by IPv4 and to its namesake by IPv6.
 //!
 //! # Limits
 //!
@@ -79,6 +81,9 @@ use crate::net::AddressPlan;
 pub const MAX_QUERIES_IN_FLIGHT: usize = 512;
 /// Streams served at a time.
 pub const MAX_STREAMS: usize = 64;
+
+/// What a guest is told when no server gave an answer to be used.
+const NO_ANSWER: ExtendedError = ExtendedError::NoReachableAuthority;
 
 /// What is wrong with the resolver's settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -158,11 +163,10 @@ impl Resolver {
         let shared = Shared {
             search: config.search.as_deref().map(parse_search).transpose()?,
             local: RefCell::new(LocalNames::new(&config.hosts, plan)?),
-            upstreams: if config.upstreams.is_empty() {
-                Upstreams::following(Follower::new(config.resolv_conf.clone(), port))
-            } else {
-                Upstreams::fixed(config.upstreams.clone())
-            },
+            upstreams: Upstreams::new(
+                config.upstreams.clone(),
+                Follower::new(config.resolv_conf.clone(), port),
+            ),
             in_flight: Cell::new(0),
             streams: Cell::new(0),
             config,
@@ -213,11 +217,7 @@ impl Resolver {
         let text = |list: &[Name]| list.iter().map(to_text).collect();
         match &self.shared.search {
             Some(list) => text(list),
-            None => self
-                .shared
-                .upstreams
-                .with_host_config(|c| text(&c.search))
-                .unwrap_or_default(),
+            None => self.shared.upstreams.with_host_config(|c| text(&c.search)),
         }
     }
 
@@ -256,7 +256,7 @@ impl Resolver {
         let _slot = Slot::take(&self.shared.in_flight, MAX_QUERIES_IN_FLIGHT)?;
         let lookup = self.search_or_pass_on(query, transport);
         let outcome = tokio::time::timeout(self.shared.config.deadline, lookup).await;
-        let reply = outcome.unwrap_or(Err(ExtendedError::NoReachableAuthority));
+        let reply = outcome.unwrap_or(Err(NO_ANSWER));
         Some(reply.unwrap_or_else(|why| query.error_reply(rcode::SERV_FAIL, Some(why))))
     }
 
@@ -295,11 +295,7 @@ impl Resolver {
         match &self.shared.search {
             Some(domains) => order(domains),
             None if search::dots(&name) >= usize::from(ndots) => Vec::new(),
-            None => self
-                .shared
-                .upstreams
-                .with_host_config(|c| order(&c.search))
-                .unwrap_or_default(),
+            None => self.shared.upstreams.with_host_config(|c| order(&c.search)),
         }
     }
 
@@ -326,22 +322,27 @@ impl Resolver {
             match alias::judge(&answer, query.qtype) {
                 Finding::Match => match present(answer) {
                     Some(reply) => return Ok(reply),
-                    None => nothing.failed(ExtendedError::NoReachableAuthority),
+                    None => nothing.failed(NO_ANSWER),
                 },
                 Finding::NoData => {
                     let is_it = self.has_sibling(query, candidate, transport).await;
                     match present(answer) {
                         Some(reply) if is_it => return Ok(reply),
+                        reply if is_bare => nothing.bare = reply,
                         reply => nothing.no_data = nothing.no_data.or(reply),
                     }
                 }
-                Finding::NoName if is_bare => nothing.no_name = present(answer),
+                Finding::NoName if is_bare => nothing.bare = present(answer),
                 Finding::NoName => {}
-                Finding::Failure if is_bare => nothing.failure = present(answer).map(Ok),
-                Finding::Failure => nothing.failed(ExtendedError::NoReachableAuthority),
+                Finding::Failure if is_bare => nothing.bare_failed = present(answer),
+                Finding::Failure => nothing.failed(NO_ANSWER),
             }
         }
-        nothing.verdict()
+        if order.first() == Some(&query.name) {
+            nothing.verdict_after_bare()
+        } else {
+            nothing.verdict_before_bare()
+        }
     }
 
     async fn ask(
@@ -374,25 +375,37 @@ impl Resolver {
 /// What a search that found nothing came across.
 #[derive(Default)]
 struct Nothing {
-    /// A server's error, or why there was none.
-    failure: Option<Result<Vec<u8>, ExtendedError>>,
-    /// The first empty answer.
+    /// Why there was no answer about a candidate.
+    failure: Option<ExtendedError>,
+    /// The first empty answer about a candidate.
     no_data: Option<Vec<u8>>,
-    /// The bare name's denial.
-    no_name: Option<Vec<u8>>,
+    /// The bare name's denial or empty answer.
+    bare: Option<Vec<u8>>,
+    /// The bare name's SERVFAIL or the like.
+    bare_failed: Option<Vec<u8>>,
 }
 
+/// The verdicts are glibc's, `res_search`.
 impl Nothing {
     fn failed(&mut self, why: ExtendedError) {
-        self.failure.get_or_insert(Err(why));
+        self.failure.get_or_insert(why);
     }
 
-    /// As glibc's: not knowing goes before knowing that there is nothing.
-    fn verdict(self) -> Result<Vec<u8>, ExtendedError> {
-        self.failure
-            .or(self.no_data.map(Ok))
-            .or(self.no_name.map(Ok))
-            .unwrap_or(Err(ExtendedError::NoReachableAuthority))
+    /// When the bare name was tried first: its own answer stands.
+    fn verdict_after_bare(self) -> Result<Vec<u8>, ExtendedError> {
+        self.bare
+            .or(self.bare_failed)
+            .ok_or(self.failure.unwrap_or(NO_ANSWER))
+    }
+
+    /// When the bare name was tried last: not to know goes before knowing that
+    /// there is nothing, and a name without address before no name.
+    fn verdict_before_bare(self) -> Result<Vec<u8>, ExtendedError> {
+        match (self.bare_failed, self.failure) {
+            (Some(reply), _) => Ok(reply),
+            (None, Some(why)) => Err(why),
+            (None, None) => self.no_data.or(self.bare).ok_or(NO_ANSWER),
+        }
     }
 }
 
@@ -420,7 +433,7 @@ fn fit(query: &Query<'_>, transport: Transport, reply: Vec<u8>) -> Vec<u8> {
         Transport::Udp => message::truncate(reply, query.question_end, query.udp_limit()),
         // A guest has no further way to ask.
         Transport::Tcp if is_truncated(&reply) => {
-            query.error_reply(rcode::SERV_FAIL, Some(ExtendedError::NoReachableAuthority))
+            query.error_reply(rcode::SERV_FAIL, Some(NO_ANSWER))
         }
         Transport::Tcp => reply,
     }

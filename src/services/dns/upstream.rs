@@ -43,12 +43,20 @@ const MAX_FOREIGN: usize = 32;
 /// Room for an answer by UDP: some servers send more than they were asked for.
 const UDP_BUFFER_LEN: usize = 4096;
 
-/// Where the servers' names come from, and the list in force.
+/// Where the servers come from, and the list in force.
 #[derive(Debug)]
 pub(super) struct Upstreams {
-    /// `None` when the list is fixed.
-    follower: Option<RefCell<Follower>>,
+    source: Source,
+    /// Looked at for the servers only if they come from it.
+    follower: RefCell<Follower>,
     current: RefCell<Rc<Servers>>,
+}
+
+/// Where a list of servers comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Configuration,
+    ResolvConf,
 }
 
 /// A list of servers and what is known of their health.
@@ -93,45 +101,44 @@ enum Failure {
 }
 
 impl Upstreams {
-    /// Servers that stay the same; `addrs` is not empty.
-    pub(super) fn fixed(addrs: Vec<SocketAddr>) -> Self {
-        let servers = Servers::new(addrs, ServerOptions::default());
+    /// The servers at `addrs`, or those of the host's resolv.conf, as it
+    /// changes, when there are none. Touches no file.
+    pub(super) fn new(addrs: Vec<SocketAddr>, follower: Follower) -> Self {
+        let (source, servers) = if addrs.is_empty() {
+            (Source::ResolvConf, Servers::of(follower.config()))
+        } else {
+            (
+                Source::Configuration,
+                Servers::new(addrs, ServerOptions::default()),
+            )
+        };
+        let current = RefCell::new(Rc::new(servers));
         Self {
-            follower: None,
-            current: RefCell::new(Rc::new(servers)),
+            source,
+            follower: RefCell::new(follower),
+            current,
         }
     }
 
-    /// The servers of a resolv.conf, as it changes.
-    pub(super) fn following(follower: Follower) -> Self {
-        let servers = Servers::of(follower.config());
-        Self {
-            follower: Some(RefCell::new(follower)),
-            current: RefCell::new(Rc::new(servers)),
-        }
-    }
-
-    /// Runs `f` on the file's contents; `None` when the list is fixed.
-    pub(super) fn with_host_config<T>(&self, f: impl FnOnce(&HostConfig) -> T) -> Option<T> {
+    /// Runs `f` on what the host's resolv.conf says now.
+    pub(super) fn with_host_config<T>(&self, f: impl FnOnce(&HostConfig) -> T) -> T {
         self.refresh();
-        self.follower
-            .as_ref()
-            .map(|follower| f(follower.borrow().config()))
+        f(self.follower.borrow().config())
     }
 
     fn refresh(&self) {
-        let Some(follower) = &self.follower else {
-            return;
-        };
-        let mut follower = follower.borrow_mut();
-        if follower.look(Instant::now()) == Look::Changed {
+        let mut follower = self.follower.borrow_mut();
+        let look = follower.look(Instant::now());
+        if look == Look::Changed && self.source == Source::ResolvConf {
             self.current
                 .replace(Rc::new(Servers::of(follower.config())));
         }
     }
 
     fn current(&self) -> Rc<Servers> {
-        self.refresh();
+        if self.source == Source::ResolvConf {
+            self.refresh();
+        }
         Rc::clone(&self.current.borrow())
     }
 

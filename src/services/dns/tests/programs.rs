@@ -83,6 +83,15 @@ async fn dig(at: SocketAddr, args: &str) -> std::io::Result<Output> {
         .await
 }
 
+async fn wait_until_it_answers(at: SocketAddr) {
+    while !dig(at, "one.a.example A")
+        .await
+        .is_ok_and(|o| o.status.success())
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// The status and the data of the answers, without names and times to live.
 fn summary(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout);
@@ -118,13 +127,10 @@ async fn dig_and_dnsmasq() {
     let at = tcp.local_addr().expect("address");
     let udp = UdpSocket::bind(at).await.expect("socket");
     let check = async {
-        // It is ready when it answers.
-        while let Ok(output) = dig(upstream, "one.a.example A").await {
-            if output.status.success() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let ready = wait_until_it_answers(upstream);
+        tokio::time::timeout(Duration::from_secs(10), ready)
+            .await
+            .expect("dnsmasq answers");
         for (args, expected) in [
             ("one.a.example A", "NOERROR; A 192.0.2.1"),
             ("+tcp one.a.example AAAA", "NOERROR; AAAA 2001:db8::1"),

@@ -5,8 +5,9 @@ use hickory_proto::rr::RecordType;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::super::alias;
 use super::super::message::{Arrived, Query, question_end, truncate};
-use super::super::testing::{Upstream, ask, config, edns_query, plan, query};
+use super::super::testing::{Upstream, ask, config, edns_query, name, plan, query};
 use super::super::{MAX_QUERIES_IN_FLIGHT, Resolver, Transport};
 use crate::config::DnsConfig;
 
@@ -114,6 +115,8 @@ proptest! {
             bytes[4..12].copy_from_slice(&counts);
         }
         if let Arrived::Answer(answer) = outgoing.judge(&bytes) {
+            alias::judge(&answer, query.qtype);
+            alias::reply(&query, &name("a.b.example."), &answer);
             let answer = query.adopt(answer);
             let end = question_end(&answer).expect("a question");
             let cut = truncate(answer, end, limit);

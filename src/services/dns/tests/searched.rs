@@ -30,6 +30,11 @@ const ZONE: &[(&str, &str)] = &[
     ("quiet.a.example.", "SILENT"),
     ("quiet.b.example.", "A 192.0.2.10"),
     ("bad.", "REFUSED"),
+    ("gone.x.a.example.", "SERVFAIL"),
+    ("sick.x.", "SERVFAIL"),
+    ("sick.x.b.example.", "TXT here"),
+    ("post.x.", "MX 10 mx.example."),
+    ("post.x.a.example.", "REFUSED"),
 ];
 
 async fn setup(search: Option<&[&str]>, ndots: u8) -> (Upstream, Resolver) {
@@ -187,6 +192,28 @@ async fn names_are_found_in_order() {
             "-> mail.a.example.",
             "mail.a.example. A, mail.a.example. AAAA, mail.b.example. A, mail.b.example. AAAA, mail. A",
         ),
+        // A name tried first stands by its own answer.
+        (
+            "gone.x.",
+            "A",
+            nx,
+            "",
+            "gone.x. A, gone.x.a.example. A, gone.x.b.example. A",
+        ),
+        (
+            "sick.x.",
+            "A",
+            ResponseCode::ServFail,
+            "",
+            "sick.x. A, sick.x.a.example. A, sick.x.b.example. A, sick.x.b.example. AAAA",
+        ),
+        (
+            "post.x.",
+            "A",
+            no_error,
+            "",
+            "post.x. A, post.x. AAAA, post.x.a.example. A, post.x.b.example. A",
+        ),
         // Other types are not searched.
         ("mail.", "MX", nx, "", "mail. MX"),
         ("one.", "ANY", nx, "", "one. ANY"),
@@ -263,6 +290,23 @@ async fn the_hosts_list_is_for_short_names_only() {
     .await;
     assert_eq!(answer.response_code, ResponseCode::NXDomain);
     assert_eq!(upstream.asked(), ["deep.sub. A"]);
+}
+
+#[tokio::test]
+async fn the_hosts_list_goes_with_given_servers_too() {
+    let upstream = Upstream::with_zone(ZONE).await;
+    let dir = tempfile::tempdir().expect("directory");
+    let resolv_conf = dir.path().join("resolv.conf");
+    fs::write(&resolv_conf, "nameserver 127.0.0.9\nsearch b.example\n").expect("write");
+    let config = DnsConfig {
+        upstreams: vec![upstream.addr],
+        resolv_conf,
+        ..config()
+    };
+    let resolver = Resolver::new(config, &plan()).expect("resolver");
+    assert_eq!(resolver.search_domains(), ["b.example"]);
+    let answer = ask(&resolver, &query("two.", RecordType::A), Transport::Udp).await;
+    assert_eq!(records(&answer), ["-> two.b.example.", "192.0.2.2"]);
 }
 
 #[tokio::test]
