@@ -50,9 +50,10 @@ pub use self::sockets::HostSockets;
 
 use self::echo::Echo;
 use self::egress::{Egress, Problem};
-use self::flow::Table;
+use self::flow::{Table, Token};
 use self::lwip::{Budget, FrameBuf, Ingress, Pool, Stack, TICK_MS};
 use self::packet::{ETHERNET, Ethernet, IpPacket, TcpHeader, protocol, tcp_flags};
+use self::reactor::Readiness;
 use self::reassembly::Reassembly;
 use self::tcp::Tcp;
 use self::udp::Udp;
@@ -117,6 +118,17 @@ pub struct Parts {
     pub outlet: Box<dyn Outlet>,
     /// Answers what the gateway answers itself.
     pub local: Box<dyn Local>,
+}
+
+/// What [`Slirp::poll_host`] saw of the host's sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// No news.
+    Nothing,
+    /// News, and that was all.
+    All,
+    /// As much as is taken at once; there may be more.
+    More,
 }
 
 /// What every protocol needs.
@@ -191,6 +203,7 @@ pub struct Slirp {
     echo: Echo,
     reassembly: Reassembly,
     answers: Vec<Vec<u8>>,
+    ready: Vec<(Token, Readiness)>,
     started: Instant,
     last_tick: Instant,
 }
@@ -215,6 +228,7 @@ impl Slirp {
             echo: Echo::new(),
             reassembly: Reassembly::default(),
             answers: Vec::new(),
+            ready: Vec::new(),
             started: now,
             last_tick: now,
         })
@@ -231,6 +245,14 @@ impl Slirp {
     #[must_use]
     pub fn readiness(&self) -> BorrowedFd<'_> {
         self.core.reactor.as_fd()
+    }
+
+    /// Makes [`Slirp::readiness`] tell of `deadline` as well, once it comes.
+    ///
+    /// # Errors
+    /// As `timerfd_settime(2)`.
+    pub fn wake_by(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        self.core.reactor.wake_by(deadline, self.core.now)
     }
 
     /// Lets [`Slirp::readiness`] tell of another descriptor as well.
@@ -431,15 +453,22 @@ impl Slirp {
     }
 
     /// Looks at the host's sockets without waiting; notes what became ready.
-    /// True when there may be more to see.
     ///
     /// # Errors
     /// When epoll fails, which means that the process is broken.
-    pub fn poll_host(&mut self) -> io::Result<bool> {
-        let Self { core, tcp, udp, echo, .. } = self;
-        let mut ready = Vec::new();
-        let more = core.reactor.poll(|token, readiness| ready.push((token, readiness)))?;
-        for (token, readiness) in ready {
+    pub fn poll_host(&mut self) -> io::Result<Seen> {
+        let Self { core, tcp, udp, echo, ready, .. } = self;
+        let more = core.reactor.poll(|token, readiness| {
+            if token.table() != Table::Driver {
+                ready.push((token, readiness));
+            }
+        })?;
+        let seen = match (more, ready.is_empty()) {
+            (true, _) => Seen::More,
+            (false, false) => Seen::All,
+            (false, true) => Seen::Nothing,
+        };
+        for (token, readiness) in ready.drain(..) {
             match token.table() {
                 Table::Driver => {}
                 Table::Tcp => tcp.host_ready(core, token, readiness),
@@ -447,7 +476,7 @@ impl Slirp {
                 Table::Echo => echo.host_ready(core, token, readiness),
             }
         }
-        Ok(more)
+        Ok(seen)
     }
 
     /// Does the work that frames, sockets and time have left. True when there
