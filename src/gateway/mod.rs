@@ -27,7 +27,7 @@ use crate::config::{Config, IcmpPolicy};
 use crate::net::Offload;
 use crate::policy::Policy;
 use crate::services::dns::DnsError;
-use crate::slirp::{Counters, HostSockets, Outlet, Parts, Seen, Slirp};
+use crate::slirp::{Counters, HostSockets, OutboundError, Outlet, Parts, Seen, Slirp};
 use crate::tap::Link;
 use crate::tap::sys::watch_readable;
 
@@ -71,6 +71,9 @@ pub enum GatewayError {
     /// The translation core did not start.
     #[error("cannot start the gateway: {0}")]
     Start(#[source] io::Error),
+    /// `--outbound-addr` names what this host does not have.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
     /// The resolver's configuration is unusable.
     #[error("cannot start the resolver: {0}")]
     Dns(#[from] DnsError),
@@ -123,6 +126,11 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`]; a process can hold one gateway at a time.
     pub fn new(config: &Config, link: Box<dyn Link>) -> Result<Self, GatewayError> {
+        let sockets = HostSockets {
+            outbound4: config.outbound4.clone(),
+            outbound6: config.outbound6.clone(),
+        };
+        sockets.check()?;
         let uso = link.caps().uso;
         let link = SharedLink(Rc::new(RefCell::new(link)));
         let now = Instant::now();
@@ -136,10 +144,7 @@ impl Gateway {
                 dns: config.dns.is_some(),
             },
             forward_echo: config.icmp == IcmpPolicy::Forward,
-            sockets: HostSockets {
-                outbound4: config.outbound4.clone(),
-                outbound6: config.outbound6.clone(),
-            },
+            sockets,
             memory: config.memory,
             descriptors: descriptors(),
             uso,

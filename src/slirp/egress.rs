@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
@@ -18,7 +19,7 @@ use super::lwip;
 use super::packet::{ETHERNET, IpPacket, protocol};
 use crate::net::{Checksum, Gso, GsoKind, MacAddr, Mtu, Offload};
 use crate::wire::checksum;
-use crate::wire::icmp::{self, V4Error, V6Error};
+use crate::wire::icmp::{self, ErrorBudget, Spend, V4Error, V6Error};
 
 /// Why a packet of the guest went nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +109,10 @@ const MAX_SLICES: usize = 260;
 /// for: Linux's own lower limit of an MSS (`TCP_MIN_SND_MSS`, less options).
 const MIN_MSS: u16 = 48;
 
+/// ICMP errors per second in the long run, and at once (RFC 4443 section 2.4(f)).
+const ERRORS_PER_SECOND: u32 = 1000;
+const ERROR_BURST: u32 = 200;
+
 /// Builds and sends frames.
 #[derive(Debug)]
 pub(crate) struct Egress {
@@ -116,14 +121,34 @@ pub(crate) struct Egress {
     gateway_mac: MacAddr,
     mtu: Mtu,
     pub(crate) counters: Counters,
-    /// Identification of the next IPv4 packet that is fragmented.
+    /// Identification of the next packet that is fragmented.
     next_id: u16,
+    /// Limits ICMP errors.
+    errors: ErrorBudget,
+    now: Instant,
 }
 
 impl Egress {
-    pub(crate) fn new(outlet: Box<dyn Outlet>, gateway_mac: MacAddr, mtu: Mtu) -> Self {
-        let counters = Counters::default();
-        Self { outlet, neighbours: HashMap::new(), gateway_mac, mtu, counters, next_id: 0 }
+    pub(crate) fn new(
+        outlet: Box<dyn Outlet>,
+        gateway_mac: MacAddr,
+        mtu: Mtu,
+        now: Instant,
+    ) -> Self {
+        Self {
+            outlet,
+            neighbours: HashMap::new(),
+            gateway_mac,
+            mtu,
+            counters: Counters::default(),
+            next_id: 0,
+            errors: ErrorBudget::new(ERRORS_PER_SECOND, ERROR_BURST, now),
+            now,
+        }
+    }
+
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        self.now = now;
     }
 
     /// Remembers whose hardware address an IP address is. A full table is
@@ -162,6 +187,9 @@ impl Egress {
     pub(crate) fn problem(&mut self, problem: Problem, source: IpAddr, offending: &[u8]) {
         if !icmp::may_answer(offending) {
             return;
+        }
+        if self.errors.spend(self.now) == Spend::Exhausted {
+            return self.counters.drop(DropReason::ErrorLimit);
         }
         let Some(packet) = problem.packet(source, offending) else { return };
         self.packet(&packet);

@@ -46,7 +46,7 @@ use std::time::{Duration, Instant};
 pub use self::counters::{Counters, DropReason};
 pub use self::egress::Outlet;
 pub use self::reactor::Reactor;
-pub use self::sockets::HostSockets;
+pub use self::sockets::{HostSockets, OutboundError};
 
 use self::echo::Echo;
 use self::egress::{Egress, Problem};
@@ -213,7 +213,7 @@ impl Slirp {
     /// When the process already has one, or is out of descriptors.
     pub fn new(parts: Parts, now: Instant) -> io::Result<Self> {
         let Parts { plan, policy, sockets, local, forward_echo, uso, .. } = parts;
-        let egress = Egress::new(parts.outlet, plan.gateway_mac, plan.mtu);
+        let egress = Egress::new(parts.outlet, plan.gateway_mac, plan.mtu, now);
         let stack = Stack::new(plan.mtu.get(), egress).map_err(io::Error::other)?;
         let pool = Pool::new(Budget::new(parts.memory));
         let reactor = Reactor::new()?;
@@ -237,6 +237,7 @@ impl Slirp {
     /// Sets the clock, once per round.
     pub fn set_now(&mut self, now: Instant) {
         self.core.now = now;
+        self.core.egress().set_now(now);
         let elapsed = now.duration_since(self.started).as_millis();
         self.core.stack.set_now(u64::try_from(elapsed).unwrap_or(u64::MAX));
     }
@@ -368,7 +369,9 @@ impl Slirp {
         if let Some(fragment) = ip.fragment {
             let whole = self.reassembly.input(buffer.bytes(), &ip, fragment, self.core.now)?;
             let Some(whole) = whole else { return Ok(()) };
-            let ip = IpPacket::parse(&whole, 0)?;
+            let mut ip = IpPacket::parse(&whole, 0)?;
+            // The guest found it too long for the path and cut it up: so may we.
+            ip.dont_fragment = false;
             return self.packet(self.core.pool.copy_of(&whole), ip, &Offload::default());
         }
         match ip.protocol {

@@ -20,7 +20,50 @@ pub struct HostSockets {
     pub outbound6: Option<Outbound<Ipv6Addr>>,
 }
 
+/// An outbound address or interface that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboundError {
+    /// Not an address of this host.
+    #[error("cannot send from {address}: {source}; --outbound-addr takes an address of this host, see 'ip addr'")]
+    Address {
+        /// The address.
+        address: IpAddr,
+        /// What the host says.
+        source: io::Error,
+    },
+    /// No such interface.
+    #[error("cannot send through '{name}': {source}; --outbound-addr takes an interface of this host, see 'ip link'")]
+    Interface {
+        /// Its name.
+        name: String,
+        /// What the host says.
+        source: io::Error,
+    },
+}
+
 impl HostSockets {
+    /// Checks that the outbound addresses and interfaces exist.
+    ///
+    /// # Errors
+    /// [`OutboundError`] for the first that does not.
+    pub fn check(&self) -> Result<(), OutboundError> {
+        let any4: SocketAddr = (Ipv4Addr::UNSPECIFIED, 0).into();
+        let any6: SocketAddr = (Ipv6Addr::UNSPECIFIED, 0).into();
+        let failed = |outbound: Outbound<IpAddr>, source| match outbound {
+            Outbound::Address(address) => OutboundError::Address { address, source },
+            Outbound::Interface(name) => OutboundError::Interface { name, source },
+        };
+        if let Some(outbound) = &self.outbound4 {
+            let made = self.socket(any4, Type::DGRAM, Protocol::UDP);
+            made.map_err(|e| failed(outbound.clone().map(IpAddr::from), e))?;
+        }
+        if let Some(outbound) = &self.outbound6 {
+            let made = self.socket(any6, Type::DGRAM, Protocol::UDP);
+            made.map_err(|e| failed(outbound.clone().map(IpAddr::from), e))?;
+        }
+        Ok(())
+    }
+
     /// Starts a TCP connection to `to`.
     ///
     /// # Errors

@@ -107,6 +107,26 @@ pub(crate) struct Arrival {
     pub(crate) segment: Option<u16>,
 }
 
+/// One frame of a batch.
+#[derive(Debug)]
+struct Part {
+    frame: FrameBuf,
+    /// Where in it the IP packet is.
+    packet: Range<usize>,
+    /// And its payload.
+    payload: Range<usize>,
+}
+
+impl Part {
+    fn payload(&self) -> &[u8] {
+        &self.frame.bytes()[self.payload.clone()]
+    }
+
+    fn packet(&self) -> &[u8] {
+        &self.frame.bytes()[self.packet.clone()]
+    }
+}
+
 /// Datagrams that wait for the end of the round.
 #[derive(Debug)]
 struct Batch {
@@ -117,7 +137,7 @@ struct Batch {
     bytes: usize,
     hop_limit: u8,
     dont_fragment: bool,
-    parts: Vec<(FrameBuf, Range<usize>)>,
+    parts: Vec<Part>,
     /// The last was shorter: nothing can follow.
     closed: bool,
 }
@@ -128,7 +148,6 @@ pub(crate) struct Udp {
     index: HashMap<SocketAddr, Token>,
     marked: Vec<Token>,
     batch: Option<Batch>,
-    headers: MultiHeaders<SockaddrStorage>,
     buffers: Vec<Box<[u8]>>,
     next_idle_scan: Option<Instant>,
 }
@@ -146,7 +165,6 @@ impl Udp {
             index: HashMap::new(),
             marked: Vec::new(),
             batch: None,
-            headers: MultiHeaders::preallocate(RECEIVE_BATCH, Some(cmsg_space!(i32))),
             buffers: Vec::new(),
             next_idle_scan: None,
         }
@@ -261,7 +279,7 @@ impl Udp {
         {
             batch.bytes += len;
             batch.closed = len < batch.size;
-            batch.parts.push((frame, arrival.payload));
+            batch.parts.push(Part { frame, packet: arrival.ip.packet, payload: arrival.payload });
             return;
         }
         self.flush(core);
@@ -272,7 +290,7 @@ impl Udp {
             bytes: len,
             hop_limit,
             dont_fragment,
-            parts: vec![(frame, arrival.payload)],
+            parts: vec![Part { frame, packet: arrival.ip.packet, payload: arrival.payload }],
             closed: arrival.segment.is_some() || len == 0,
         });
     }
@@ -291,28 +309,26 @@ impl Udp {
         {
             flow.dont_fragment = Some(batch.dont_fragment);
         }
-        let slices: Vec<IoSlice<'_>> = batch
-            .parts
-            .iter()
-            .map(|(frame, range)| IoSlice::new(&frame.bytes()[range.clone()]))
-            .collect();
+        let slices: Vec<IoSlice<'_>> =
+            batch.parts.iter().map(|part| IoSlice::new(part.payload())).collect();
         let several = batch.bytes > batch.size;
         let size = u16::try_from(batch.size).unwrap_or(u16::MAX);
         match send(&flow.socket, batch.to, &slices, several.then_some(size)) {
             Ok(()) => {}
-            // No segmentation on this route: one by one.
-            Err(Errno::EINVAL | Errno::EIO | Errno::EMSGSIZE | Errno::ENOTSUP) if several => {
-                let pieces = slices.iter().flat_map(|s| s.chunks(batch.size));
-                for piece in pieces {
-                    if let Err(e) = send(&flow.socket, batch.to, &[IoSlice::new(piece)], None) {
-                        refused(core, e);
+            // No segmentation on this route, or a datagram that is too large
+            // for it: one by one, each with its own fate.
+            Err(_) if several => {
+                for part in &batch.parts {
+                    for piece in part.payload().chunks(batch.size) {
+                        let sent = send(&flow.socket, batch.to, &[IoSlice::new(piece)], None);
+                        if let Err(errno) = sent {
+                            refused(core, &flow.socket, errno, part.packet());
+                        }
                     }
                 }
             }
-            Err(e) => refused(core, e),
+            Err(errno) => refused(core, &flow.socket, errno, batch.parts[0].packet()),
         }
-        // What the host knows at once is in the error queue too; edge-triggered
-        // readiness reports it.
     }
 
     /// The reactor has news of a flow's socket.
@@ -371,14 +387,13 @@ impl Udp {
         let count = {
             let mut slices: Vec<[IoSliceMut<'_>; 1]> =
                 self.buffers.iter_mut().map(|b| [IoSliceMut::new(b)]).collect();
+            // New every time: the kernel shortens the lengths in them to what the
+            // last call needed, and nothing sets them back.
+            let mut headers =
+                MultiHeaders::<SockaddrStorage>::preallocate(RECEIVE_BATCH, Some(cmsg_space!(i32)));
             let flags = MsgFlags::MSG_DONTWAIT;
-            let results = recvmmsg(
-                flow.socket.as_raw_fd(),
-                &mut self.headers,
-                slices.iter_mut(),
-                flags,
-                None,
-            );
+            let fd = flow.socket.as_raw_fd();
+            let results = recvmmsg(fd, &mut headers, slices.iter_mut(), flags, None);
             match results {
                 Ok(results) => {
                     let mut count = 0;
@@ -488,10 +503,16 @@ fn send(
     }
 }
 
-/// A send failed for good. With `IP_RECVERR` the host's own reasons are queued
-/// too and reach the guest from there.
-fn refused(core: &mut Core, _errno: Errno) {
-    core.drop(DropReason::HostError);
+/// The host did not take a datagram: tell the guest why, where there is a way.
+fn refused(core: &mut Core, socket: &OwnedFd, errno: Errno, packet: &[u8]) {
+    let problem = match errno {
+        Errno::EMSGSIZE => errqueue::path_mtu(socket).map(|mtu| Problem::TooBig { mtu }),
+        errno => Problem::from_errno(errno),
+    };
+    match problem {
+        Some(problem) => core.problem(problem, packet),
+        None => core.drop(DropReason::HostError),
+    }
 }
 
 /// Passes on what a router, or the host, said.
