@@ -49,7 +49,12 @@ impl Reactor {
         // Edge-triggered: it need not be read, setting it anew is enough.
         let expired = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
         epoll.add(&timer, expired)?;
-        Ok(Self { epoll, events: vec![EpollEvent::empty(); BATCH], timer, armed: None })
+        Ok(Self {
+            epoll,
+            events: vec![EpollEvent::empty(); BATCH],
+            timer,
+            armed: None,
+        })
     }
 
     /// Becomes ready at `deadline` at the latest; possibly before, when it was
@@ -59,13 +64,18 @@ impl Reactor {
         if passed {
             self.armed = None;
         }
-        let Some(deadline) = deadline else { return Ok(()) };
+        let Some(deadline) = deadline else {
+            return Ok(());
+        };
         if self.armed.is_some_and(|at| at <= deadline) {
             return Ok(());
         }
         // Zero would switch the timer off.
-        let wait = deadline.saturating_duration_since(now).max(Duration::from_micros(1));
-        self.timer.set(Expiration::OneShot(wait.into()), TimerSetTimeFlags::empty())?;
+        let wait = deadline
+            .saturating_duration_since(now)
+            .max(Duration::from_micros(1));
+        self.timer
+            .set(Expiration::OneShot(wait.into()), TimerSetTimeFlags::empty())?;
         self.armed = Some(deadline);
         Ok(())
     }
@@ -84,7 +94,9 @@ impl Reactor {
     /// # Errors
     /// As `epoll_ctl(2)`.
     pub fn watch_readable(&self, fd: impl AsFd) -> io::Result<()> {
-        Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))?)
+        Ok(self
+            .epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))?)
     }
 
     /// Takes the events that are there, without waiting. True when there may be
@@ -100,7 +112,14 @@ impl Reactor {
             let error = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
             let readable = error || flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
             let writable = error || flags.contains(EpollFlags::EPOLLOUT);
-            each(Token::from_raw(event.data()), Readiness { readable, writable, error });
+            each(
+                Token::from_raw(event.data()),
+                Readiness {
+                    readable,
+                    writable,
+                    error,
+                },
+            );
         }
         Ok(count == BATCH)
     }
