@@ -19,12 +19,13 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use tokio::runtime::{Builder, Runtime};
 use tracing::level_filters::LevelFilter;
 
 use self::args::Cli;
 use self::lifecycle::LifecycleError;
-use self::messages::{Voice, print_usage_error};
+use self::messages::{Voice, print_remedy, print_usage_error};
 use self::resolve::{Invocation, Mode};
 use crate::gateway::GatewayError;
 use crate::tap::AttachError;
@@ -77,8 +78,7 @@ enum Failure {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        // Also --help and --version, which are no errors; clap knows.
-        Err(e) => e.exit(),
+        Err(e) => return not_parsed(&e).into(),
     };
     let invocation = match resolve::resolve(cli) {
         Ok(invocation) => invocation,
@@ -88,6 +88,20 @@ pub fn main() -> ExitCode {
         }
     };
     execute(&invocation).into()
+}
+
+/// Prints what clap has to say: an error, but also --help and --version.
+fn not_parsed(error: &clap::Error) -> Exit {
+    // Nobody is left to tell when it cannot be printed.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Success,
+        ErrorKind::ArgumentConflict => {
+            print_remedy("Leave one of the two out.");
+            Exit::Usage
+        }
+        _ => Exit::Usage,
+    }
 }
 
 fn execute(invocation: &Invocation) -> Exit {
