@@ -141,9 +141,9 @@ fn the_status_is_the_commands() {
         "gw: error: cannot run 'gw-no-such-command': there is no such command; \
          check its name and PATH\n"
     );
-    let denied = gw(&["run", "--", "/etc/hostname"]);
+    let denied = gw(&["run", "--", "/etc/passwd"]);
     assert_eq!(denied.status.code(), Some(126));
-    assert!(err(&denied).contains("cannot run '/etc/hostname': Permission denied"));
+    assert!(err(&denied).contains("cannot run '/etc/passwd': Permission denied"));
 }
 
 #[test]
@@ -420,7 +420,6 @@ impl Terminal {
         let mut command = Command::new("bash");
         command
             .args(["--norc", "--noprofile", "-c", line])
-            .env("PS1", "prompt> ")
             .env("SHELL", "/bin/bash");
         command.stdin(end()).stdout(end()).stderr(end());
         // SAFETY: setsid and ioctl are async-signal-safe.
@@ -477,7 +476,7 @@ impl Drop for Terminal {
 fn an_interactive_shell_owns_the_terminal() {
     need_root!();
     let mut terminal = Terminal::new(&format!(
-        "{GW} run -- bash --norc --noprofile; echo status $?"
+        "env 'PS1=prompt> ' {GW} run -- bash --norc --noprofile; echo status $?"
     ));
     terminal.expect("prompt> ");
     // Ctrl-C reaches what runs in the foreground, and neither shell nor gateway.
@@ -515,7 +514,7 @@ fn ctrl_c_ends_a_plain_command_once() {
 fn the_terminal_comes_back_from_a_killed_shell() {
     need_root!();
     let line = format!(
-        "set -m; {GW} run -- bash --norc --noprofile; echo status $?; read -r x; echo read $x"
+        "set -m; env 'PS1=prompt> ' {GW} run -- bash --norc --noprofile; echo status $?; read -r x; echo read $x"
     );
     let mut terminal = Terminal::new(&line);
     terminal.expect("prompt> ");
