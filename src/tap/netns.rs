@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fmt, fs, io};
 
 use nix::cmsg_space;
+use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
@@ -74,13 +75,26 @@ pub struct Attached {
     pub made: Made,
     /// Tells when it is no longer wanted.
     pub watch: Watch,
+    /// To be dropped when there is time: the gateway need not wait for the end
+    /// of the process that has made the TAP.
+    pub helper: Helper,
+}
+
+/// A process that has done its work. Dropped, it is reaped.
+#[derive(Debug)]
+pub struct Helper(sys::Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.0.wait();
+    }
 }
 
 /// What was made in the namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
     /// The guest side's MAC address.
-    pub guest_mac: Option<[u8; 6]>,
+    pub guest_mac: [u8; 6],
     /// What did not go as asked but does not stand in the way, one line each.
     pub warnings: Vec<String>,
 }
@@ -111,19 +125,22 @@ pub fn attach(
     })
     .map_err(|e| system("fork", e))?;
     drop(childs);
-    let received = receive(&ours);
-    let status = child.wait();
-    let (tap, made) = received.map_err(|error| match (error, status) {
-        (AttachError::HelperDied { .. }, Ok(status)) => AttachError::HelperDied {
-            status: format!("{status:?}"),
-        },
-        (error, _) => error,
-    })?;
-    Ok(Attached {
-        tap,
-        made,
-        watch: resolved.watch,
-    })
+    match receive(&ours) {
+        Ok((tap, made)) => Ok(Attached {
+            tap,
+            made,
+            watch: resolved.watch,
+            helper: Helper(child),
+        }),
+        Err(AttachError::HelperDied { status }) => {
+            let status = child.wait().map_or(status, |s| format!("{s:?}"));
+            Err(AttachError::HelperDied { status })
+        }
+        Err(error) => {
+            drop(Helper(child));
+            Err(error)
+        }
+    }
 }
 
 /// A target whose files are open.
@@ -289,25 +306,24 @@ pub fn make_here(
     check_name(name)?;
     let rtnl = Rtnl::open().map_err(|e| system("opening rtnetlink", e))?;
     let tap = open_tap(name).map_err(|e| explain_open(e, name, &rtnl))?;
-    let link = rtnl
-        .link(name)
-        .and_then(|link| link.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV)))
-        .map_err(|e| system("finding the new TAP", e))?;
+    let mac = sys::tun_get_mac(tap.as_fd()).map_err(|e| system("reading the TAP's address", e))?;
     let mut made = Made {
-        guest_mac: link.mac.map(|m| m.0),
+        guest_mac: mac.0,
         warnings: Vec::new(),
     };
     match interface.configure {
         Configure::LeaveAlone => {}
         Configure::Static => {
             if let Some(MacAddr(mac)) = interface.mac {
-                made.guest_mac = Some(mac);
+                made.guest_mac = mac;
             }
+            let index = if_nametoindex(name.as_str())
+                .map_err(|e| system("finding the new TAP", e.into()))?;
             let setup = Setup {
                 rtnl: &rtnl,
                 interface,
                 plan,
-                index: link.index,
+                index,
             };
             made.warnings = setup.run()?;
         }
@@ -361,7 +377,7 @@ fn explain_open(error: OpenError, name: &str, rtnl: &Rtnl) -> AttachError {
 }
 
 fn is_foreign(rtnl: &Rtnl, name: &str) -> bool {
-    matches!(rtnl.link(name), Ok(Some(link)) if link.kind == LinkKind::Other)
+    matches!(rtnl.kind(name), Ok(Some(LinkKind::Other)))
 }
 
 /// The static set-up of a guest's interface.

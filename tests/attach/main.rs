@@ -187,7 +187,7 @@ fn configures_the_guest() {
     };
     let attached = attach_to(&guest, &interface, 65520);
     assert_eq!(attached.made.warnings, Vec::<String>::new());
-    assert_eq!(attached.made.guest_mac, Some(mac.0));
+    assert_eq!(attached.made.guest_mac, mac.0);
 
     let links = guest.json("ip -j -d addr");
     let link = |name: &str| {
