@@ -1,11 +1,11 @@
 //! The command line: from arguments to a running gateway and an exit status.
 //!
-//! [`args`] is what can be written, [`values`] parses single values, [`resolve`]
-//! makes a [`Config`](crate::config::Config) of it. [`serve`] and [`run`] are the
-//! two ways to come by a namespace; both fork what they need before the runtime
-//! starts.
+//! `args` is what can be written, `values` parses single values, `resolve` makes
+//! a [`Config`](crate::config::Config) of it. `serve` and `run` are the two ways to
+//! come by a namespace; both fork what they need before the runtime starts.
 
 mod args;
+mod host;
 mod lifecycle;
 mod messages;
 mod resolv_conf;
@@ -69,7 +69,9 @@ enum Failure {
     Fork(#[source] io::Error),
     #[error("cannot watch the command: {0}")]
     Watch(#[source] io::Error),
-    #[error("the TAP is gone: somebody removed it from the command's namespace")]
+    #[error(
+        "the TAP is gone: somebody removed it from the namespace; start gw again to make a new one"
+    )]
     LinkGone,
 }
 
@@ -117,7 +119,7 @@ fn execute(invocation: &Invocation) -> Exit {
         Mode::Run(_) => LevelFilter::WARN,
     };
     let voice = Voice::set_up(*messages, log_default);
-    for warning in warnings {
+    for warning in warnings.iter().chain(&host::warnings(config)) {
         voice.warn(warning);
     }
     let result = match mode {

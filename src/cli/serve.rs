@@ -63,14 +63,19 @@ pub(super) fn serve(
             _ = watch.gone() => StopReason::TargetGone,
         }
     };
+    let mut stopped = None;
     runtime.block_on(async {
         let gateway = Gateway::new(config, Box::new(tap))?;
         let stop = async {
             let reason = stop.await;
             tracing::info!(?reason, "stopping");
+            stopped = Some(reason);
             reason
         };
         gateway.run(ready, stop).await
     })?;
-    Ok(Exit::Success)
+    match stopped {
+        Some(_) => Ok(Exit::Success),
+        None => Err(Failure::LinkGone),
+    }
 }

@@ -17,7 +17,7 @@
 
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, fs, io};
@@ -29,6 +29,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     recvmsg, sendmsg, socketpair,
 };
+use nix::sys::stat::{fstat, stat};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +114,11 @@ pub fn attach(
     plan: &AddressPlan,
 ) -> Result<Attached, AttachError> {
     let resolved = Resolved::find(target, userns)?;
+    if is_own(resolved.net.as_fd()) {
+        return Err(AttachError::OwnNamespace {
+            target: target.to_string(),
+        });
+    }
     let (ours, childs) = handover_pair()?;
     let mut child = sys::fork_child(|| {
         let made = resolved
@@ -245,6 +251,15 @@ impl Resolved {
             ));
         }
         setns(&self.net, CloneFlags::CLONE_NEWNET).map_err(|e| denied(JoinAction::JoinNet, e))
+    }
+}
+
+/// True when `net` is the network namespace of this process.
+fn is_own(net: BorrowedFd<'_>) -> bool {
+    match (fstat(net), stat("/proc/self/ns/net")) {
+        (Ok(theirs), Ok(own)) => (theirs.st_dev, theirs.st_ino) == (own.st_dev, own.st_ino),
+        // Not to be told apart where /proc is missing.
+        _ => false,
     }
 }
 

@@ -250,6 +250,10 @@ pub fn fork_child(body: impl FnOnce() -> i32) -> io::Result<Child> {
             "this process has several threads; fork before starting them",
         ));
     }
+    // A caller that ignores SIGCHLD, which is inherited, would have the kernel
+    // reap the child and forget how it ended.
+    // SAFETY: no handler is installed: SIG_DFL runs no code of ours.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
     // SAFETY: there is one thread, so that no lock is held by another and the
     // child may do what it likes, as after any sequential program's fork.
     match unsafe { fork() }? {
