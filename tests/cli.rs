@@ -264,6 +264,27 @@ fn what_is_missing_is_named_and_nothing_is_left() {
 }
 
 #[test]
+fn user_namespaces_that_are_switched_off_are_named() {
+    need_root!();
+    // In a user namespace of its own, so that the host's setting stays.
+    let script = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces &&
+         exec setpriv --bounding-set=-all --inh-caps=-all {GW} run -- true"
+    );
+    let output = Command::new("unshare")
+        .args(["-Ur", "sh", "-c", &script])
+        .output();
+    let output = output.expect("unshare");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        err(&output),
+        "gw: error: cannot make a user namespace (No space left on device); user namespaces \
+         are switched off; an administrator allows them with \
+         'sysctl -w user.max_user_namespaces=15000'\n"
+    );
+}
+
+#[test]
 fn descriptors_and_pid_file() {
     need_root!();
     let dir = tempfile::tempdir().expect("directory");
