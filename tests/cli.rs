@@ -532,6 +532,25 @@ fn ctrl_c_ends_a_plain_command_once() {
 }
 
 #[test]
+fn ctrl_z_stops_a_plain_command_and_fg_continues_it() {
+    need_root!();
+    let mut terminal = Terminal::new("exec env 'PS1=prompt> ' bash --norc --noprofile -i");
+    terminal.expect("prompt> ");
+    terminal.type_in(&format!(
+        "{GW} run -- sh -c 'echo u''p; read -r x; echo got $x'\n"
+    ));
+    terminal.expect("up\r\n");
+    terminal.type_in("\x1a");
+    terminal.expect("Stopped");
+    terminal.expect("prompt> ");
+    terminal.type_in("fg\n");
+    terminal.expect("got $x'\r\n");
+    terminal.type_in("it\n");
+    terminal.expect("got it");
+    terminal.expect("prompt> ");
+}
+
+#[test]
 fn the_terminal_comes_back_from_a_killed_shell() {
     need_root!();
     let line = format!(
@@ -629,6 +648,34 @@ fn signals_end_serving_in_good_order() {
             .expect("nsenter");
         assert!(!left.status.success(), "the TAP is gone");
     }
+}
+
+#[test]
+fn ignored_signals_stay_ignored() {
+    need_root!();
+    let guest = Guest::new();
+    let script = format!("trap '' HUP; exec {GW} -q --netns {}", guest.pid());
+    let mut child = Command::new("sh")
+        .args(["-c", &script])
+        .spawn()
+        .expect("sh");
+    let tap_is_there = || {
+        let mut ip = Command::new("nsenter");
+        ip.args(["-t", &guest.pid(), "-n", "ip", "-o", "addr", "show", "tap0"]);
+        out(&ip.output().expect("nsenter")).contains("10.0.2.100")
+    };
+    eventually("it serves", tap_is_there);
+    kill(pid(&child), Signal::SIGHUP).expect("kill");
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(
+        child.try_wait().expect("wait").is_none(),
+        "nohup keeps it running"
+    );
+    kill(pid(&child), Signal::SIGTERM).expect("kill");
+    assert_eq!(
+        ends_within(&mut child, Duration::from_secs(1)).code(),
+        Some(0)
+    );
 }
 
 #[test]

@@ -212,7 +212,7 @@ pub enum NamespaceKind {
 
 impl NamespaceKind {
     /// Its file's name in `/proc/PID/ns`.
-    const fn file(self) -> &'static str {
+    pub(super) const fn file(self) -> &'static str {
         match self {
             Self::Network => "net",
             Self::User => "user",

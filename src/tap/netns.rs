@@ -114,7 +114,7 @@ pub fn attach(
     plan: &AddressPlan,
 ) -> Result<Attached, AttachError> {
     let resolved = Resolved::find(target, userns)?;
-    if is_own(resolved.net.as_fd()) {
+    if is_own(resolved.net.as_fd(), NamespaceKind::Network) {
         return Err(AttachError::OwnNamespace {
             target: target.to_string(),
         });
@@ -228,8 +228,11 @@ impl Resolved {
                 .to_owned(),
         };
         if let Some(userns) = &self.userns {
-            setns(userns, CloneFlags::CLONE_NEWUSER)
-                .map_err(|e| denied(JoinAction::JoinUser, e))?;
+            // The kernel refuses to join the one that we are in already.
+            if !is_own(userns.as_fd(), NamespaceKind::User) {
+                setns(userns, CloneFlags::CLONE_NEWUSER)
+                    .map_err(|e| denied(JoinAction::JoinUser, e))?;
+            }
             return setns(&self.net, CloneFlags::CLONE_NEWNET)
                 .map_err(|e| denied(JoinAction::JoinNet, e));
         }
@@ -254,9 +257,10 @@ impl Resolved {
     }
 }
 
-/// True when `net` is the network namespace of this process.
-fn is_own(net: BorrowedFd<'_>) -> bool {
-    match (fstat(net), stat("/proc/self/ns/net")) {
+/// True when `namespace` is this process's own of its kind.
+fn is_own(namespace: BorrowedFd<'_>, kind: NamespaceKind) -> bool {
+    let own = format!("/proc/self/ns/{}", kind.file());
+    match (fstat(namespace), stat(own.as_str())) {
         (Ok(theirs), Ok(own)) => (theirs.st_dev, theirs.st_ino) == (own.st_dev, own.st_ino),
         // Not to be told apart where /proc is missing.
         _ => false,

@@ -191,6 +191,23 @@ pub async fn hung_up(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
+/// True when this process ignores `signal`, as its caller may have arranged
+/// (nohup(1), a shell's background jobs).
+#[must_use]
+pub fn is_ignored(which: Signal) -> bool {
+    // SAFETY: `sigaction` is plain data for which all zero bytes are a value.
+    let mut now: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    #[expect(
+        clippy::as_conversions,
+        reason = "the discriminants are the signal numbers"
+    )]
+    let number = which as libc::c_int;
+    // SAFETY: without a new action sigaction(2) only writes the present one to
+    // `now`, which outlives the call.
+    let result = unsafe { libc::sigaction(number, std::ptr::null(), &raw mut now) };
+    result == 0 && now.sa_sigaction == libc::SIG_IGN
+}
+
 /// Gives SIGPIPE its default effect again, which Rust's start-up code had taken
 /// away: a command to be executed expects it.
 ///

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         ),
         ("reads_super_frames", reads_super_frames),
         ("sends_super_frames", sends_super_frames),
+        ("reads_datagram_batches", reads_datagram_batches),
         ("works_without_offloads", works_without_offloads),
         (
             "sees_an_ignored_sigchld_through",
@@ -401,6 +402,75 @@ fn udp_super_frame(mac: [u8; 6]) -> (Vec<u8>, Offload) {
     (frame, offload)
 }
 
+/// UDP super-frames of the kernel's own making, and what software makes of them.
+fn reads_datagram_batches() {
+    use gw::tap::segment::Segmenter;
+    use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("namespace");
+    let (tap, _) = gw::tap::netns::make_here(&tap0(), &plan(1500)).expect("made");
+    let mut tap = gw::tap::Tap::from_fd(tap).expect("taken over");
+    if !tap.caps().uso {
+        eprintln!("SKIPPED: this kernel has no USO (Linux 6.2)");
+        return;
+    }
+    let mut buf = vec![0; MAX_FRAME_LEN];
+    for (addr, local, header_len) in [
+        ("10.0.2.2", "10.0.2.100:0", 42u16),
+        ("fd00::2", "[fd00::100]:0", 62),
+    ] {
+        let mac = GATEWAY.to_string();
+        let status = Command::new("ip")
+            .args(["neigh", "replace", addr, "lladdr", &mac, "dev", "tap0"])
+            .status();
+        assert!(status.expect("ip").success());
+        let socket = std::net::UdpSocket::bind(local).expect("socket");
+        setsockopt(&socket, UdpGsoSegment, &1000).expect("UDP_SEGMENT");
+        let remote = (addr.parse::<std::net::IpAddr>().expect("address"), 7000);
+        socket.send_to(&[7; 4500], remote).expect("sent");
+        let received = receive(&mut tap, &mut buf, |_, r| r.offload.gso.is_some());
+        assert_eq!(received.len, usize::from(header_len) + 4500);
+        let gso = received.offload.gso.expect("super-frame");
+        assert_eq!(
+            gso,
+            Gso {
+                kind: GsoKind::Udp,
+                size: 1000,
+                header_len
+            }
+        );
+
+        let mut lengths = Vec::new();
+        let emit = |piece: &[u8]| {
+            let packet = etherparse::SlicedPacket::from_ethernet(piece).expect("a frame");
+            let Some(etherparse::TransportSlice::Udp(udp)) = packet.transport else {
+                panic!("no UDP: {packet:?}");
+            };
+            let sum = match packet.net.expect("IP") {
+                etherparse::NetSlice::Ipv4(v4) => udp
+                    .to_header()
+                    .calc_checksum_ipv4(&v4.header().to_header(), udp.payload()),
+                etherparse::NetSlice::Ipv6(v6) => udp
+                    .to_header()
+                    .calc_checksum_ipv6(&v6.header().to_header(), udp.payload()),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(udp.checksum(), sum.expect("checksum"));
+            lengths.push(udp.payload().len());
+            Ok::<_, ()>(())
+        };
+        Segmenter::default()
+            .each(
+                tap.caps().medium,
+                &received.offload,
+                &buf[..received.len],
+                emit,
+            )
+            .expect("cuttable")
+            .expect("emitted");
+        assert_eq!(lengths, [1000, 1000, 1000, 1000, 500]);
+    }
+}
+
 /// A TAP without the virtio header, as another program may hand it over: all
 /// is done in software.
 fn works_without_offloads() {
@@ -564,7 +634,9 @@ fn names_and_paths() {
     drop(second);
 
     let guest = Guest::new();
-    let attached = attach_to(&guest, &tap0(), 1500);
+    let own_userns = Some(Path::new("/proc/self/ns/user"));
+    let attached =
+        attach(&guest.target(), own_userns, &tap0(), &plan(1500)).expect("our own userns");
     runtime.block_on(async {
         drop(guest);
         let second = Duration::from_secs(1);
@@ -642,6 +714,15 @@ fn says_what_is_wrong() {
     assert!(
         text.starts_with("'a-name-too-long-for-it' cannot be an interface's name"),
         "{text}"
+    );
+    let text = {
+        let userns = Path::new("/proc/self/ns/net");
+        let result = attach(&guest.target(), Some(userns), &tap0(), &plan(1500));
+        result.map(|_| ()).expect_err("refused").to_string()
+    };
+    assert_eq!(
+        text,
+        "'/proc/self/ns/net' is not a user namespace; give a file such as /proc/PID/ns/user"
     );
     let own = i32::try_from(std::process::id()).expect("pid");
     let text = refused(&NetnsTarget::Pid(own), &tap0()).to_string();
