@@ -1,5 +1,7 @@
 //! The command line.
 
+pub mod speedtest;
+
 /// Runs the program.
 #[must_use]
 pub fn main() -> std::process::ExitCode {

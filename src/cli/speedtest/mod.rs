@@ -1,0 +1,2 @@
+//! `gw speedtest`: what the gateway on this machine can do.
+pub mod stats;
