@@ -50,7 +50,12 @@ impl Bulk {
         for (destination, streams) in [(Loopback, 1), (Loopback, 4), (Veth, 1)] {
             for family in [Family::V4, Family::V6] {
                 for direction in [Direction::Up, Direction::Down] {
-                    all.push(Self { direction, streams, family, destination });
+                    all.push(Self {
+                        direction,
+                        streams,
+                        family,
+                        destination,
+                    });
                 }
             }
         }
@@ -60,7 +65,12 @@ impl Bulk {
     /// One IPv4 stream over the veth.
     pub(crate) fn over_veth(direction: Direction) -> Self {
         let (family, destination) = (Family::V4, Destination::Veth);
-        Self { direction, streams: 1, family, destination }
+        Self {
+            direction,
+            streams: 1,
+            family,
+            destination,
+        }
     }
 
     /// The load that the guest's agent runs.
@@ -94,7 +104,12 @@ impl Bulk {
     }
 
     fn suffix(self, mtu: u16) -> String {
-        let Self { direction, streams, family, destination } = self;
+        let Self {
+            direction,
+            streams,
+            family,
+            destination,
+        } = self;
         let direction = direction.name();
         let (family, destination) = (family.id(), destination.name());
         format!("{direction}-{mtu}-{streams}-{family}-{destination}")
@@ -106,7 +121,10 @@ impl Bulk {
             streams => format!("{streams} streams"),
         };
         let (direction, family) = (self.direction.name(), self.family.title());
-        format!("{direction}, {streams}, {family}, {}", self.destination.name())
+        format!(
+            "{direction}, {streams}, {family}, {}",
+            self.destination.name()
+        )
     }
 }
 
@@ -152,27 +170,57 @@ const RATES: &str = "Connections and datagrams";
 const START: &str = "Start and memory";
 
 fn cell(id: &str, group: &str, title: &str, unit: &'static str, better: Better) -> Cell {
-    Cell { id: id.into(), group: group.into(), title: title.into(), unit, better }
+    Cell {
+        id: id.into(),
+        group: group.into(),
+        title: title.into(),
+        unit,
+        better,
+    }
 }
 
 /// TCP round trip, median.
 pub(crate) fn tcp_p50() -> Cell {
-    cell("tcp-rr-p50", LATENCY, "TCP 1-byte round trip, p50", "µs", Better::Lower)
+    cell(
+        "tcp-rr-p50",
+        LATENCY,
+        "TCP 1-byte round trip, p50",
+        "µs",
+        Better::Lower,
+    )
 }
 
 /// TCP round trip, 99th percentile.
 pub(crate) fn tcp_p99() -> Cell {
-    cell("tcp-rr-p99", LATENCY, "TCP 1-byte round trip, p99", "µs", Better::Lower)
+    cell(
+        "tcp-rr-p99",
+        LATENCY,
+        "TCP 1-byte round trip, p99",
+        "µs",
+        Better::Lower,
+    )
 }
 
 /// UDP round trip, median.
 pub(crate) fn udp_p50() -> Cell {
-    cell("udp-rr-p50", LATENCY, "UDP 1-byte round trip, p50", "µs", Better::Lower)
+    cell(
+        "udp-rr-p50",
+        LATENCY,
+        "UDP 1-byte round trip, p50",
+        "µs",
+        Better::Lower,
+    )
 }
 
 /// Connections per second.
 pub(crate) fn connections() -> Cell {
-    cell("tcp-crr", RATES, "connect + request + close", "1/s", Better::Higher)
+    cell(
+        "tcp-crr",
+        RATES,
+        "connect + request + close",
+        "1/s",
+        Better::Higher,
+    )
 }
 
 /// Datagrams received per second.
@@ -189,12 +237,24 @@ pub(crate) fn datagrams(direction: Direction) -> Cell {
 
 /// From spawn to the gateway's own word.
 pub(crate) fn ready() -> Cell {
-    cell("start-ready", START, "start until it says ready", "ms", Better::Lower)
+    cell(
+        "start-ready",
+        START,
+        "start until it says ready",
+        "ms",
+        Better::Lower,
+    )
 }
 
 /// From spawn to the first byte through the gateway.
 pub(crate) fn first_connection() -> Cell {
-    cell("start-first", START, "start until a first connection works", "ms", Better::Lower)
+    cell(
+        "start-first",
+        START,
+        "start until a first connection works",
+        "ms",
+        Better::Lower,
+    )
 }
 
 /// Peak resident memory after the throughput cells of one MTU.
@@ -233,7 +293,13 @@ pub(crate) fn idle_connections(idle: Idle) -> Cell {
 
 /// Resident memory per idle connection.
 pub(crate) fn idle_memory() -> Cell {
-    cell("idle-memory", &idle_group(), "memory per idle connection", "KiB", Better::Lower)
+    cell(
+        "idle-memory",
+        &idle_group(),
+        "memory per idle connection",
+        "KiB",
+        Better::Lower,
+    )
 }
 
 fn idle_group() -> String {

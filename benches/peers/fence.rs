@@ -25,6 +25,7 @@ const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 pub(crate) fn run_inside(work: impl FnOnce() -> ExitCode) -> Result<ExitCode> {
     match std::env::var(STAGE).as_deref() {
         Err(_) => {
+            namespace::raise_file_limit()?;
             let _restored_at_end = allow_congestion_control()?;
             run_stage("make")
         }
@@ -38,7 +39,6 @@ pub(crate) fn run_inside(work: impl FnOnce() -> ExitCode) -> Result<ExitCode> {
         Ok(_) => {
             namespace::die_with_parent()?;
             own_proc()?;
-            namespace::raise_file_limit()?;
             let code = work();
             reap();
             Ok(code)
@@ -79,7 +79,10 @@ struct Restore(String);
 impl Drop for Restore {
     fn drop(&mut self) {
         if let Err(error) = std::fs::write(ALLOWED, &self.0) {
-            eprintln!("warning: {ALLOWED} could not be set back to '{}': {error}", self.0.trim());
+            eprintln!(
+                "warning: {ALLOWED} could not be set back to '{}': {error}",
+                self.0.trim()
+            );
         }
     }
 }
@@ -91,16 +94,21 @@ fn allow_congestion_control() -> Result<Option<Restore>> {
         return Ok(None);
     }
     let allowed = std::fs::read_to_string(ALLOWED).context(|| format!("reading {ALLOWED}"))?;
-    if allowed.split_whitespace().any(|name| name == CONGESTION_CONTROL) {
+    if allowed
+        .split_whitespace()
+        .any(|name| name == CONGESTION_CONTROL)
+    {
         return Ok(None);
     }
-    std::fs::write(ALLOWED, format!("{} {CONGESTION_CONTROL}", allowed.trim())).map_err(|error| {
-        Error(format!(
-            "namespaces may not choose {CONGESTION_CONTROL} here ({ALLOWED}: {error}); as root \
+    std::fs::write(ALLOWED, format!("{} {CONGESTION_CONTROL}", allowed.trim())).map_err(
+        |error| {
+            Error(format!(
+                "namespaces may not choose {CONGESTION_CONTROL} here ({ALLOWED}: {error}); as root \
              run: sysctl -w net.ipv4.tcp_allowed_congestion_control='{} {CONGESTION_CONTROL}'",
-            allowed.trim()
-        ))
-    })?;
+                allowed.trim()
+            ))
+        },
+    )?;
     eprintln!("{ALLOWED}: {CONGESTION_CONTROL} added while the benchmark runs");
     Ok(Some(Restore(allowed)))
 }

@@ -50,7 +50,9 @@ fn main() -> ExitCode {
     }
     let options = Options::parse();
     if options.cells {
-        run::all_cells().iter().for_each(|cell| println!("{:32} {}", cell.id, cell.title));
+        run::all_cells()
+            .iter()
+            .for_each(|cell| println!("{:32} {}", cell.id, cell.title));
         return ExitCode::SUCCESS;
     }
     if !options.bench {
@@ -75,12 +77,20 @@ fn measure(options: &Options) -> Result<()> {
     let scratch = std::env::temp_dir().join(format!("gw-peers-{}.pid", agent::monotonic_nanos()));
     let candidates: [Box<dyn Gateway>; 3] = [
         Box::new(Gw {
-            program: options.gw.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_gw").into()),
+            program: options
+                .gw
+                .clone()
+                .unwrap_or_else(|| env!("CARGO_BIN_EXE_gw").into()),
         }),
         Box::new(Slirp4netns),
-        Box::new(Pasta { pid_file: scratch.clone() }),
+        Box::new(Pasta {
+            pid_file: scratch.clone(),
+        }),
     ];
-    let mut results = Results { facts: facts(options), ..Results::default() };
+    let mut results = Results {
+        facts: facts(options),
+        ..Results::default()
+    };
     let mut gateways = Vec::new();
     for gateway in candidates {
         if options.without.iter().any(|name| name == gateway.name()) {
@@ -88,10 +98,23 @@ fn measure(options: &Options) -> Result<()> {
         }
         match gateway.version() {
             Ok(version) => {
-                results.contenders.push(Contender { name: gateway.name().into(), version });
+                results.contenders.push(Contender {
+                    name: gateway.name().into(),
+                    version,
+                });
                 gateways.push(gateway);
             }
             Err(error) => eprintln!("SKIPPED: {}: {error}", gateway.name()),
+        }
+    }
+    for gateway in &gateways {
+        let idle = run::idle_count(&**gateway)?;
+        if idle < cell::IDLE {
+            let why = "the limit of open files leaves no room for more";
+            results.facts.push((
+                format!("idle connections of {}", gateway.name()),
+                format!("{idle}: {why}"),
+            ));
         }
     }
     run::run(&gateways, options, &mut results);
@@ -112,7 +135,10 @@ fn facts(options: &Options) -> Vec<(String, String)> {
     [
         ("kernel", kernel.trim().to_owned()),
         ("processor", format!("{model}, {cores} cores")),
-        ("congestion control", format!("{} in every namespace", namespace::CONGESTION_CONTROL)),
+        (
+            "congestion control",
+            format!("{} in every namespace", namespace::CONGESTION_CONTROL),
+        ),
         (
             "rounds",
             format!(
@@ -120,6 +146,16 @@ fn facts(options: &Options) -> Vec<(String, String)> {
                 options.rounds(),
                 timing.measure.as_secs_f64()
             ),
+        ),
+        (
+            "destinations",
+            "loopback: the host's, through the gateway's address; veth: another namespace, \
+             routed by the host's"
+                .into(),
+        ),
+        (
+            "load",
+            "plain read, write, send and recv; counted where it arrives".into(),
         ),
         (
             "start",
@@ -140,9 +176,11 @@ fn report(options: &Options, results: &Results) -> Result<()> {
         write(file, &json)?;
     }
     if let Some(directory) = &options.out {
-        std::fs::create_dir_all(directory)
-            .context(|| format!("making {}", directory.display()))?;
-        write(&directory.join("peers.md"), &markdown::document(results, Some("peers.svg")))?;
+        std::fs::create_dir_all(directory).context(|| format!("making {}", directory.display()))?;
+        write(
+            &directory.join("peers.md"),
+            &markdown::document(results, Some("peers.svg")),
+        )?;
         write(&directory.join("peers.json"), &json)?;
         write(&directory.join("peers.svg"), &svg::plot(results))?;
     }

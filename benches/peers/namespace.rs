@@ -46,7 +46,9 @@ impl Namespaces {
 
     /// The reverse of [`Namespaces::name`].
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|namespaces| namespaces.name() == name)
+        Self::ALL
+            .into_iter()
+            .find(|namespaces| namespaces.name() == name)
     }
 }
 
@@ -96,7 +98,10 @@ pub(crate) fn new_network() -> Result<()> {
 fn tune() -> Result<()> {
     ip("link set lo up")?;
     write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535")?;
-    write("/proc/sys/net/ipv4/tcp_congestion_control", CONGESTION_CONTROL)?;
+    write(
+        "/proc/sys/net/ipv4/tcp_congestion_control",
+        CONGESTION_CONTROL,
+    )?;
     let actual = read("/proc/sys/net/ipv4/tcp_congestion_control")?;
     if actual.trim() != CONGESTION_CONTROL {
         return Err(Error(format!(
@@ -112,7 +117,9 @@ fn tune() -> Result<()> {
 /// # Errors
 /// When `ip` fails.
 pub(crate) fn join_host_and_remote(remote: u32) -> Result<()> {
-    ip(&format!("link add up0 type veth peer name up1 netns {remote}"))?;
+    ip(&format!(
+        "link add up0 type veth peer name up1 netns {remote}"
+    ))?;
     for command in [
         "addr add 192.0.2.1/24 dev up0",
         "addr add fd01::1/64 dev up0 nodad",
@@ -150,16 +157,34 @@ pub(crate) fn mtu(interface: &str) -> Result<u32> {
         .ok_or_else(|| Error(format!("the guest has no interface {interface}")))
 }
 
-/// Raises the limit of open files to what is allowed; returns it.
+/// Open files that each process should be allowed: pasta uses two descriptors per
+/// connection.
+const OPEN_FILES: u64 = 65_536;
+
+/// Raises the limit of open files to [`OPEN_FILES`], or as far as is allowed, for
+/// this process and those it starts.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(crate) fn raise_file_limit() -> Result<u64> {
+pub(crate) fn raise_file_limit() -> Result<()> {
     let (_, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).context(|| "reading the file limit".into())?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-        .context(|| "raising the file limit".into())?;
-    Ok(hard)
+    // Above the hard limit only root may go.
+    let wanted = hard.max(OPEN_FILES);
+    if setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok() {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context(|| "raising the file limit".into())
+}
+
+/// Open files that this process and those it starts are allowed.
+///
+/// # Errors
+/// When the kernel does not say.
+pub(crate) fn file_limit() -> Result<u64> {
+    let (soft, _) =
+        getrlimit(Resource::RLIMIT_NOFILE).context(|| "reading the file limit".into())?;
+    Ok(soft)
 }
 
 /// Runs `ip` in the caller's namespace.

@@ -16,7 +16,10 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))
         .context(|| format!("the gateway (process {pid}) has ended"))?;
     let own = ticks(&text).ok_or_else(|| Error(format!("/proc/{pid}/stat is not readable")))?;
-    let children: f64 = children(pid).into_iter().filter_map(|pid| cpu_seconds(pid).ok()).sum();
+    let children: f64 = children(pid)
+        .into_iter()
+        .filter_map(|pid| cpu_seconds(pid).ok())
+        .sum();
     Ok(own / TICKS_PER_SECOND + children)
 }
 
@@ -33,7 +36,9 @@ fn ticks(stat: &str) -> Option<f64> {
 /// Processes started by `pid` that still run.
 fn children(pid: u32) -> Vec<u32> {
     let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    list.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    list.split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect()
 }
 
 /// A field of `/proc/PID/status` that is given in KiB, such as `VmHWM`, in bytes.

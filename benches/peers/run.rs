@@ -6,6 +6,7 @@ use crate::agent::proto::Transport;
 use crate::cell::{self, Bulk, Destination, Direction, Idle, MTUS};
 use crate::error::{Error, Result};
 use crate::gateway::Gateway;
+use crate::namespace;
 use crate::options::Options;
 use crate::procfs;
 use crate::report::model::{Cell, Results};
@@ -20,11 +21,19 @@ pub(crate) fn run(gateways: &[Box<dyn Gateway>], options: &Options, results: &mu
     for round in 1..=rounds {
         for part in PARTS {
             for gateway in gateways {
-                let recorder = Recorder { options, gateway: &**gateway, results: results.into() };
+                let recorder = Recorder {
+                    options,
+                    gateway: &**gateway,
+                    results: results.into(),
+                };
                 if !recorder.wants_any(&part.cells()) {
                     continue;
                 }
-                eprintln!("round {round}/{rounds}, {}: {}", gateway.name(), part.title());
+                eprintln!(
+                    "round {round}/{rounds}, {}: {}",
+                    gateway.name(),
+                    part.title()
+                );
                 part.run(&recorder);
             }
         }
@@ -74,7 +83,10 @@ impl Part {
                 let bulk = Bulk::all();
                 let throughput = bulk.iter().map(|bulk| bulk.throughput(mtu));
                 let cpu = bulk.iter().map(|bulk| bulk.cpu(mtu));
-                throughput.chain(cpu).chain([cell::peak_memory(mtu)]).collect()
+                throughput
+                    .chain(cpu)
+                    .chain([cell::peak_memory(mtu)])
+                    .collect()
             }
             Self::Small => vec![
                 cell::tcp_p50(),
@@ -113,7 +125,9 @@ fn bulk(recorder: &Recorder<'_>, mtu: u16) -> Result<()> {
     for bulk in Bulk::all() {
         let cells = [bulk.throughput(mtu), bulk.cpu(mtu)];
         recorder.measure(&cells, || {
-            session.bulk(bulk).map(|found| vec![found.gbits, found.cpu_per_gb])
+            session
+                .bulk(bulk)
+                .map(|found| vec![found.gbits, found.cpu_per_gb])
         });
     }
     recorder.measure(&[cell::peak_memory(mtu)], || {
@@ -127,13 +141,19 @@ fn bulk(recorder: &Recorder<'_>, mtu: u16) -> Result<()> {
 fn small(recorder: &Recorder<'_>) -> Result<()> {
     let mut session = recorder.session(1500)?;
     recorder.measure(&[cell::tcp_p50(), cell::tcp_p99()], || {
-        session.round_trips(Transport::Tcp).map(|found| vec![found.p50, found.p99])
+        session
+            .round_trips(Transport::Tcp)
+            .map(|found| vec![found.p50, found.p99])
     });
     recorder.measure(&[cell::udp_p50()], || {
-        session.round_trips(Transport::Udp).map(|found| vec![found.p50])
+        session
+            .round_trips(Transport::Udp)
+            .map(|found| vec![found.p50])
     });
     recorder.measure(&[cell::connections()], || {
-        session.connections(Destination::Loopback).map(|rate| vec![rate])
+        session
+            .connections(Destination::Loopback)
+            .map(|rate| vec![rate])
     });
     for direction in [Direction::Up, Direction::Down] {
         recorder.measure(&[cell::datagrams(direction)], || {
@@ -170,8 +190,11 @@ fn idle(recorder: &Recorder<'_>) -> Result<()> {
     let mut session = recorder.session(1500)?;
     // Memory first: what the loads leave behind in the gateway's pools would
     // otherwise serve the idle connections for free.
-    let opened = session.open_idle();
-    recorder.record(&[cell::idle_memory()], opened.map(|bytes| vec![bytes / 1024.0]));
+    let opened = session.open_idle(idle_count(recorder.gateway)?);
+    recorder.record(
+        &[cell::idle_memory()],
+        opened.map(|bytes| vec![bytes / 1024.0]),
+    );
     loaded(recorder, &mut session, Idle::Open);
     drop(session);
     let mut session = recorder.session(1500)?;
@@ -179,14 +202,29 @@ fn idle(recorder: &Recorder<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Descriptors that a gateway has open without connections, generously.
+const OTHER_DESCRIPTORS: u64 = 200;
+
+/// [`cell::IDLE`], or fewer where the limit of open files leaves the gateway no
+/// room for so many: its next connection is to work, too.
+pub(crate) fn idle_count(gateway: &dyn Gateway) -> Result<u32> {
+    let room = namespace::file_limit()?.saturating_sub(OTHER_DESCRIPTORS);
+    let fits = room / gateway.descriptors_per_connection();
+    Ok(u32::try_from(fits).map_or(cell::IDLE, |fits| fits.min(cell::IDLE)))
+}
+
 fn loaded(recorder: &Recorder<'_>, session: &mut Session, idle: Idle) {
     for direction in [Direction::Up, Direction::Down] {
         recorder.measure(&[cell::idle_throughput(direction, idle)], || {
-            session.bulk(Bulk::over_veth(direction)).map(|found| vec![found.gbits])
+            session
+                .bulk(Bulk::over_veth(direction))
+                .map(|found| vec![found.gbits])
         });
     }
     recorder.measure(&[cell::idle_connections(idle)], || {
-        session.connections(Destination::Veth).map(|rate| vec![rate])
+        session
+            .connections(Destination::Veth)
+            .map(|rate| vec![rate])
     });
 }
 
@@ -219,7 +257,9 @@ impl Recorder<'_> {
             Ok(values) => {
                 for (cell, value) in cells.iter().zip(values) {
                     eprintln!("    {:32} {value:12.3} {}", cell.id, cell.unit);
-                    self.results.borrow_mut().add(cell, self.gateway.name(), value);
+                    self.results
+                        .borrow_mut()
+                        .add(cell, self.gateway.name(), value);
                 }
             }
             Err(Error(why)) => self.all_failed(cells, &why),
@@ -229,7 +269,9 @@ impl Recorder<'_> {
     fn all_failed(&self, cells: &[Cell], why: &str) {
         for cell in cells.iter().filter(|cell| self.options.wants(&cell.id)) {
             eprintln!("    {:32} FAILED: {why}", cell.id);
-            self.results.borrow_mut().fail(cell, self.gateway.name(), why);
+            self.results
+                .borrow_mut()
+                .fail(cell, self.gateway.name(), why);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::agent::proto::{Latency, Load, Ports, Reply, Request, Transport};
 use crate::agent::{Agent, unexpected};
-use crate::cell::{Bulk, Destination, Direction, IDLE};
+use crate::cell::{Bulk, Destination, Direction};
 use crate::error::{Error, Result};
 use crate::gateway::{Addresses, Family, Gateway, Running, TAP};
 use crate::namespace::{self, Namespaces};
@@ -84,7 +84,14 @@ impl Session {
         let guest = Agent::spawn(Namespaces::Guest)?;
         let running = gateway.start(guest.pid(), mtu)?;
         let loopback = gateway.host_loopback();
-        let mut session = Self { timing, loopback, gateway: running, guest, host, remote };
+        let mut session = Self {
+            timing,
+            loopback,
+            gateway: running,
+            guest,
+            host,
+            remote,
+        };
         session.check_mtu(mtu)?;
         session.settle(Destination::Loopback)?;
         session.settle(Destination::Veth)?;
@@ -98,11 +105,13 @@ impl Session {
 
     /// A wrong MTU would falsify every number.
     fn check_mtu(&mut self, mtu: u16) -> Result<()> {
-        match self.guest.ask(&Request::Mtu { interface: TAP.into() })? {
+        match self.guest.ask(&Request::Mtu {
+            interface: TAP.into(),
+        })? {
             Reply::Mtu { bytes } if bytes == u32::from(mtu) => Ok(()),
-            Reply::Mtu { bytes } => {
-                Err(Error(format!("the guest's MTU is {bytes}, not {mtu} as asked for")))
-            }
+            Reply::Mtu { bytes } => Err(Error(format!(
+                "the guest's MTU is {bytes}, not {mtu} as asked for"
+            ))),
             other => Err(unexpected(&other)),
         }
     }
@@ -154,12 +163,21 @@ impl Session {
     /// # Errors
     /// When a connection fails or the gateway ends.
     pub(crate) fn bulk(&mut self, bulk: Bulk) -> Result<Throughput> {
-        let Bulk { direction, streams, family, destination } = bulk;
+        let Bulk {
+            direction,
+            streams,
+            family,
+            destination,
+        } = bulk;
         let to = self.address(destination, family, |ports| match direction {
             Direction::Up => ports.sink,
             Direction::Down => ports.source,
         });
-        self.guest.ask(&Request::Start { load: bulk.load(), to, streams })?;
+        self.guest.ask(&Request::Start {
+            load: bulk.load(),
+            to,
+            streams,
+        })?;
         sleep(self.timing.warm_up);
         let cpu_before = procfs::cpu_seconds(self.gateway.pid)?;
         let before = self.receiver(direction, destination).counters()?;
@@ -169,7 +187,10 @@ impl Session {
         self.stop(destination)?;
         let bytes = (after.bytes - before.bytes) as f64;
         let seconds = (after.nanos - before.nanos) as f64 / 1e9;
-        Ok(Throughput { gbits: bytes * 8.0 / seconds / 1e9, cpu_per_gb: cpu / (bytes / 1e9) })
+        Ok(Throughput {
+            gbits: bytes * 8.0 / seconds / 1e9,
+            cpu_per_gb: cpu / (bytes / 1e9),
+        })
     }
 
     /// Datagrams per second, counted where they arrive.
@@ -179,14 +200,20 @@ impl Session {
     pub(crate) fn datagrams(&mut self, direction: Direction) -> Result<f64> {
         let destination = Destination::Loopback;
         let (load, to) = match direction {
-            Direction::Up => {
-                (Load::UdpUp, self.address(destination, Family::V4, |ports| ports.udp_sink))
-            }
-            Direction::Down => {
-                (Load::UdpDown, self.address(destination, Family::V4, |ports| ports.udp_source))
-            }
+            Direction::Up => (
+                Load::UdpUp,
+                self.address(destination, Family::V4, |ports| ports.udp_sink),
+            ),
+            Direction::Down => (
+                Load::UdpDown,
+                self.address(destination, Family::V4, |ports| ports.udp_source),
+            ),
         };
-        self.guest.ask(&Request::Start { load, to, streams: 1 })?;
+        self.guest.ask(&Request::Start {
+            load,
+            to,
+            streams: 1,
+        })?;
         sleep(self.timing.warm_up);
         let before = self.receiver(direction, destination).counters()?;
         sleep(self.timing.measure);
@@ -214,7 +241,11 @@ impl Session {
             Transport::Udp => ports.udp_echo,
         });
         let millis = millis(self.timing.measure);
-        match self.guest.ask(&Request::RoundTrips { transport, to, millis })? {
+        match self.guest.ask(&Request::RoundTrips {
+            transport,
+            to,
+            millis,
+        })? {
             Reply::Latency(latency) => Ok(latency),
             other => Err(unexpected(&other)),
         }
@@ -233,18 +264,22 @@ impl Session {
         }
     }
 
-    /// Opens [`IDLE`] connections that stay open; bytes of gateway memory that
+    /// Opens `count` connections that stay open; bytes of gateway memory that
     /// each of them costs.
     ///
     /// # Errors
     /// When one fails.
-    pub(crate) fn open_idle(&mut self) -> Result<f64> {
+    pub(crate) fn open_idle(&mut self, count: u32) -> Result<f64> {
         let before = procfs::status_bytes(self.gateway.pid, "VmRSS")?;
         let port = self.remote.ports.keep;
-        self.guest.ask(&Request::Idle { first: FIRST_IDLE, port, count: IDLE })?;
+        self.guest.ask(&Request::Idle {
+            first: FIRST_IDLE,
+            port,
+            count,
+        })?;
         sleep(self.timing.warm_up);
         let after = procfs::status_bytes(self.gateway.pid, "VmRSS")?;
-        Ok((after - before) / f64::from(IDLE))
+        Ok((after - before) / f64::from(count))
     }
 }
 
@@ -275,7 +310,10 @@ impl StartBench {
         let remote = Agent::spawn(Namespaces::Remote)?;
         namespace::join_host_and_remote(remote.pid())?;
         let host = Server::start(Agent::spawn(Namespaces::Host)?)?;
-        Ok(Self { host, _remote: remote })
+        Ok(Self {
+            host,
+            _remote: remote,
+        })
     }
 
     /// Starts a gateway for a fresh guest. The guest begins to try only when the

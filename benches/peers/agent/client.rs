@@ -44,7 +44,10 @@ impl Running {
         streams: usize,
         received: &Arc<Received>,
     ) -> io::Result<Self> {
-        let mut running = Self { stop: Arc::default(), threads: Vec::new() };
+        let mut running = Self {
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
         for _ in 0..streams {
             let stop = Arc::clone(&running.stop);
             let received = Arc::clone(received);
@@ -189,14 +192,24 @@ pub(super) fn round_trips(
     };
     let micros: Vec<f64> = nanos.iter().map(|&nanos| nanos as f64 / 1e3).collect();
     match (percentile(&micros, 50.0), percentile(&micros, 99.0)) {
-        (Some(p50), Some(p99)) => Ok(Reply::Latency(Latency { count: micros.len(), p50, p99 })),
-        _ => Err(io::Error::new(io::ErrorKind::TimedOut, "not one answer came back")),
+        (Some(p50), Some(p99)) => Ok(Reply::Latency(Latency {
+            count: micros.len(),
+            p50,
+            p99,
+        })),
+        _ => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "not one answer came back",
+        )),
     }
 }
 
 /// Durations in nanoseconds of `step`, repeated for `during`; `None` of a step
 /// (lost) is left out.
-fn timed(during: Duration, mut step: impl FnMut() -> io::Result<Option<()>>) -> io::Result<Vec<u64>> {
+fn timed(
+    during: Duration,
+    mut step: impl FnMut() -> io::Result<Option<()>>,
+) -> io::Result<Vec<u64>> {
     let end = Instant::now() + during;
     let mut nanos = Vec::new();
     loop {
@@ -230,23 +243,27 @@ pub(super) fn connections(to: SocketAddr, during: Duration) -> io::Result<Reply>
         exchange(&mut stream)?;
         count += 1;
     }
-    Ok(Reply::Rate { count, seconds: start.elapsed().as_secs_f64() })
+    Ok(Reply::Rate {
+        count,
+        seconds: start.elapsed().as_secs_f64(),
+    })
 }
 
 /// Opens `count` connections, each to the next address from `first` on, each of
 /// which carries a byte there and back.
 ///
 /// # Errors
-/// When one of them fails.
-pub(super) fn idle(first: IpAddr, port: u16, count: u32) -> io::Result<Vec<TcpStream>> {
+/// When one of them fails; says how many were open by then.
+pub(super) fn idle(first: IpAddr, port: u16, count: u32) -> Result<Vec<TcpStream>, String> {
+    let open_one = |index| {
+        let to = SocketAddr::new(nth(first, index), port);
+        let mut stream = TcpStream::connect_timeout(&to, CONNECT)?;
+        stream.set_read_timeout(Some(CONNECT))?;
+        exchange(&mut stream)?;
+        Ok(stream)
+    };
     (0..count)
-        .map(|index| {
-            let to = SocketAddr::new(nth(first, index), port);
-            let mut stream = TcpStream::connect_timeout(&to, CONNECT)?;
-            stream.set_read_timeout(Some(CONNECT))?;
-            exchange(&mut stream)?;
-            Ok(stream)
-        })
+        .map(|index| open_one(index).map_err(|error: io::Error| format!("after {index}: {error}")))
         .collect()
 }
 
@@ -272,7 +289,11 @@ pub(super) fn first_connection(to: SocketAddr, limit: Duration) -> io::Result<Re
             exchange(&mut stream)
         });
         match attempt {
-            Ok(()) => return Ok(Reply::At { nanos: monotonic_nanos() }),
+            Ok(()) => {
+                return Ok(Reply::At {
+                    nanos: monotonic_nanos(),
+                });
+            }
             Err(error) if start.elapsed() > limit => return Err(error),
             Err(_) => thread::sleep(RETRY),
         }

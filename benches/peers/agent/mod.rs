@@ -92,8 +92,11 @@ impl Agent {
         let (Some(requests), Some(replies)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error("an agent was started without pipes".into()));
         };
-        let mut agent =
-            Self { child, requests: Some(requests), replies: BufReader::new(replies) };
+        let mut agent = Self {
+            child,
+            requests: Some(requests),
+            replies: BufReader::new(replies),
+        };
         agent.reply()?;
         Ok(agent)
     }
@@ -119,9 +122,13 @@ impl Agent {
     pub(crate) fn send(&mut self, request: &Request) -> Result<()> {
         let mut line = serde_json::to_vec(request).context(|| "encoding a request".into())?;
         line.push(b'\n');
-        let requests =
-            self.requests.as_mut().ok_or_else(|| Error("the agent was ended".into()))?;
-        requests.write_all(&line).context(|| "asking an agent".into())
+        let requests = self
+            .requests
+            .as_mut()
+            .ok_or_else(|| Error("the agent was ended".into()))?;
+        requests
+            .write_all(&line)
+            .context(|| "asking an agent".into())
     }
 
     /// Waits for the answer to [`Agent::send`].
@@ -130,7 +137,9 @@ impl Agent {
     /// When the agent has ended or the request failed.
     pub(crate) fn reply(&mut self) -> Result<Reply> {
         let mut line = String::new();
-        self.replies.read_line(&mut line).context(|| "waiting for an agent".into())?;
+        self.replies
+            .read_line(&mut line)
+            .context(|| "waiting for an agent".into())?;
         if line.is_empty() {
             return Err(Error("an agent ended early".into()));
         }
@@ -175,7 +184,11 @@ pub(crate) fn main(namespaces: &str) -> ExitCode {
         Ok(()) => answer(&Reply::Done).and_then(|()| serve_requests()),
         Err(Error(why)) => answer(&Reply::Failed { why }),
     };
-    if answered.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if answered.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Writes one answer.
@@ -238,10 +251,12 @@ impl Worker {
                 }
                 Ok(Reply::Done)
             }
-            Request::RoundTrips { transport, to, millis } => {
-                client::round_trips(transport, to, Duration::from_millis(millis))
-                    .context(|| format!("{transport:?} round trips to {to}"))
-            }
+            Request::RoundTrips {
+                transport,
+                to,
+                millis,
+            } => client::round_trips(transport, to, Duration::from_millis(millis))
+                .context(|| format!("{transport:?} round trips to {to}")),
             Request::Connections { to, millis } => {
                 client::connections(to, Duration::from_millis(millis))
                     .context(|| format!("connections to {to}"))

@@ -104,7 +104,9 @@ fn echo(mut stream: TcpStream) {
 fn once(mut stream: TcpStream) {
     let mut byte = [0; 1];
     // A peer that went away in between is not this server's business.
-    let _ = stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte));
+    let _ = stream
+        .read_exact(&mut byte)
+        .and_then(|()| stream.write_all(&byte));
 }
 
 /// Returns one byte and keeps the connection until the agent ends.
@@ -112,7 +114,11 @@ fn keep() -> impl FnMut(TcpStream) + Send + 'static {
     let mut open = Vec::new();
     move |mut stream| {
         let mut byte = [0; 1];
-        if stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).is_ok() {
+        if stream
+            .read_exact(&mut byte)
+            .and_then(|()| stream.write_all(&byte))
+            .is_ok()
+        {
             open.push(stream);
         }
     }
@@ -156,7 +162,9 @@ fn udp_source(received: &Arc<Received>) -> impl FnOnce(UdpSocket) + Send + 'stat
 
 /// Sends to `peer` on a thread of its own while [`Received::flooding`] holds.
 fn flood(socket: &UdpSocket, peer: SocketAddr, received: &Arc<Received>) {
-    let Ok(socket) = socket.try_clone() else { return };
+    let Ok(socket) = socket.try_clone() else {
+        return;
+    };
     let received = Arc::clone(received);
     thread::spawn(move || {
         let payload = [0x5a; UDP_PAYLOAD];

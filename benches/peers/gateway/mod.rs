@@ -51,6 +51,11 @@ pub(crate) trait Gateway {
     /// When it does not start.
     fn start(&self, guest: u32, mtu: u16) -> Result<Running>;
 
+    /// How many descriptors the program has open per connection.
+    fn descriptors_per_connection(&self) -> u64 {
+        1
+    }
+
     /// The guest's addresses for the host's loopback.
     fn host_loopback(&self) -> Addresses;
 }
@@ -98,7 +103,9 @@ pub(crate) struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let Ok(raw) = i32::try_from(self.pid) else { return };
+        let Ok(raw) = i32::try_from(self.pid) else {
+            return;
+        };
         let pid = Pid::from_raw(raw);
         let _ = kill(pid, Signal::SIGTERM);
         let end = Instant::now() + STOP_LIMIT;
@@ -117,7 +124,10 @@ impl Drop for Running {
 
 /// Whether a process that was ours, or became ours when its parent ended, is gone.
 fn has_ended(pid: Pid) -> bool {
-    !matches!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
+    !matches!(
+        waitpid(pid, Some(WaitPidFlag::WNOHANG)),
+        Ok(WaitStatus::StillAlive)
+    )
 }
 
 /// A pipe whose write end a child inherits, to say that it is ready.
@@ -166,7 +176,9 @@ fn wait_for_byte(pipe: OwnedFd, command: &Command) -> Result<()> {
     let mut polled = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
     let ready = poll(&mut polled, timeout).context(|| "waiting for a gateway".into())?;
     if ready == 0 {
-        return Err(Error(format!("{command:?} was not ready within {READY_LIMIT:?}")));
+        return Err(Error(format!(
+            "{command:?} was not ready within {READY_LIMIT:?}"
+        )));
     }
     let mut byte = [0];
     std::fs::File::from(pipe)

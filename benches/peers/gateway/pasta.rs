@@ -43,15 +43,30 @@ impl Gateway for Pasta {
             // Without a syslog it complains about that, line by line.
             .stderr(Stdio::null());
         let (spawned_nanos, spawned) = (monotonic_nanos(), Instant::now());
-        let status = command.status().context(|| format!("starting {command:?}"))?;
+        let status = command
+            .status()
+            .context(|| format!("starting {command:?}"))?;
         let ready_after = spawned.elapsed();
         if !status.success() {
             return Err(Error(format!("{command:?} failed: {status}")));
         }
         let pid = std::fs::read_to_string(&self.pid_file)
             .context(|| "reading pasta's pid file".into())?;
-        let pid = pid.trim().parse().context(|| "reading pasta's pid file".into())?;
-        Ok(Running { pid, spawned_nanos, ready_after, child: None })
+        let pid = pid
+            .trim()
+            .parse()
+            .context(|| "reading pasta's pid file".into())?;
+        Ok(Running {
+            pid,
+            spawned_nanos,
+            ready_after,
+            child: None,
+        })
+    }
+
+    /// A socket and a timer.
+    fn descriptors_per_connection(&self) -> u64 {
+        2
     }
 
     /// The host's default gateway stands for the host's loopback.

@@ -26,7 +26,11 @@ pub(crate) fn document(results: &Results, plot: Option<&str>) -> String {
     for (group, rows) in results.groups() {
         let _ = writeln!(text, "\n## {group}\n\n{}", group_table(results, &rows));
     }
-    let _ = writeln!(text, "## Targets\n\n{}", targets_table(&targets::check(results)));
+    let _ = writeln!(
+        text,
+        "## Targets\n\n{}",
+        targets_table(&targets::check(results))
+    );
     let failures = failures(results);
     if !failures.is_empty() {
         let _ = writeln!(text, "## Failures\n\n{failures}");
@@ -36,7 +40,11 @@ pub(crate) fn document(results: &Results, plot: Option<&str>) -> String {
 
 /// The table of one group.
 fn group_table(results: &Results, rows: &[&Row]) -> String {
-    let names: Vec<&str> = results.contenders.iter().map(|one| one.name.as_str()).collect();
+    let names: Vec<&str> = results
+        .contenders
+        .iter()
+        .map(|one| one.name.as_str())
+        .collect();
     let peers = results.peers();
     let mut header = vec![String::new()];
     header.extend(names.iter().map(ToString::to_string));
@@ -47,8 +55,16 @@ fn group_table(results: &Results, rows: &[&Row]) -> String {
             Better::Lower => "↓",
         };
         let mut line = vec![format!("{}, {} {arrow}", row.cell.title, row.cell.unit)];
-        line.extend(names.iter().map(|name| optional(row.median(name), format::value)));
-        line.extend(peers.iter().map(|peer| optional(row.ratio(peer), format::ratio)));
+        line.extend(
+            names
+                .iter()
+                .map(|name| optional(row.median(name), format::value)),
+        );
+        line.extend(
+            peers
+                .iter()
+                .map(|peer| optional(row.ratio(peer), format::ratio)),
+        );
         line
     });
     table(&header, body)
@@ -91,9 +107,11 @@ fn optional(value: Option<f64>, format: fn(f64) -> String) -> String {
 fn table(header: &[String], body: impl Iterator<Item = Vec<String>>) -> String {
     let body: Vec<Vec<String>> = body.collect();
     let width = |column: usize| {
-        let cells = body.iter().chain(std::iter::once(&header.to_vec())).map(|row| {
-            row.get(column).map_or(0, |cell| cell.chars().count())
-        }).max();
+        let cells = body
+            .iter()
+            .chain(std::iter::once(&header.to_vec()))
+            .map(|row| row.get(column).map_or(0, |cell| cell.chars().count()))
+            .max();
         cells.unwrap_or(0).max(3)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();

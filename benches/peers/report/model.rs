@@ -64,7 +64,9 @@ impl Row {
 
     /// The peer with the best median.
     pub(crate) fn best_peer<'a>(&self, peers: &[&'a str]) -> Option<&'a str> {
-        let known = peers.iter().filter_map(|&peer| Some((peer, self.median(peer)?)));
+        let known = peers
+            .iter()
+            .filter_map(|&peer| Some((peer, self.median(peer)?)));
         let best = match self.cell.better {
             Better::Higher => known.max_by(|a, b| a.1.total_cmp(&b.1)),
             Better::Lower => known.min_by(|a, b| a.1.total_cmp(&b.1)),
@@ -96,12 +98,20 @@ pub(crate) struct Results {
 impl Results {
     /// Adds a value.
     pub(crate) fn add(&mut self, cell: &Cell, gateway: &str, value: f64) {
-        self.row(cell).samples.entry(gateway.into()).or_default().push(value);
+        self.row(cell)
+            .samples
+            .entry(gateway.into())
+            .or_default()
+            .push(value);
     }
 
     /// Adds a failure.
     pub(crate) fn fail(&mut self, cell: &Cell, gateway: &str, why: &str) {
-        self.row(cell).failures.entry(gateway.into()).or_default().push(why.into());
+        self.row(cell)
+            .failures
+            .entry(gateway.into())
+            .or_default()
+            .push(why.into());
     }
 
     /// The row of a cell by its id.
@@ -111,7 +121,10 @@ impl Results {
 
     /// The names of all gateways but ours.
     pub(crate) fn peers(&self) -> Vec<&str> {
-        let names = self.contenders.iter().map(|contender| contender.name.as_str());
+        let names = self
+            .contenders
+            .iter()
+            .map(|contender| contender.name.as_str());
         names.filter(|&name| name != OURS).collect()
     }
 

@@ -67,14 +67,38 @@ use Versus::{BetterPeer, Own, Peer};
 
 /// Cell of ours, what it is divided by, bound.
 const TARGETS: &[(&str, Versus, Bound)] = &[
-    ("tcp-up-1500-1-v4-loopback", Peer("slirp4netns"), AtLeast(15.0)),
-    ("tcp-down-1500-1-v4-loopback", Peer("slirp4netns"), AtLeast(7.0)),
-    ("tcp-up-65520-1-v4-loopback", Peer("slirp4netns"), AtLeast(3.0)),
-    ("tcp-down-65520-1-v4-loopback", Peer("slirp4netns"), AtLeast(2.5)),
+    (
+        "tcp-up-1500-1-v4-loopback",
+        Peer("slirp4netns"),
+        AtLeast(15.0),
+    ),
+    (
+        "tcp-down-1500-1-v4-loopback",
+        Peer("slirp4netns"),
+        AtLeast(7.0),
+    ),
+    (
+        "tcp-up-65520-1-v4-loopback",
+        Peer("slirp4netns"),
+        AtLeast(3.0),
+    ),
+    (
+        "tcp-down-65520-1-v4-loopback",
+        Peer("slirp4netns"),
+        AtLeast(2.5),
+    ),
     ("tcp-down-1500-1-v4-loopback", Peer("pasta"), AtLeast(12.0)),
     ("tcp-down-65520-1-v4-loopback", Peer("pasta"), AtLeast(1.0)),
-    ("tcp-up-1500-1-v6-loopback", Own("tcp-up-1500-1-v4-loopback"), AtLeast(0.9)),
-    ("tcp-down-1500-1-v6-loopback", Own("tcp-down-1500-1-v4-loopback"), AtLeast(0.9)),
+    (
+        "tcp-up-1500-1-v6-loopback",
+        Own("tcp-up-1500-1-v4-loopback"),
+        AtLeast(0.9),
+    ),
+    (
+        "tcp-down-1500-1-v6-loopback",
+        Own("tcp-down-1500-1-v4-loopback"),
+        AtLeast(0.9),
+    ),
     ("cpu-up-1500-1-v4-loopback", BetterPeer, AtMost(0.25)),
     ("cpu-down-1500-1-v4-loopback", BetterPeer, AtMost(0.15)),
     ("cpu-up-65520-1-v4-loopback", BetterPeer, AtMost(0.9)),
@@ -91,7 +115,10 @@ const TARGETS: &[(&str, Versus, Bound)] = &[
 
 /// Every target with its outcome.
 pub(crate) fn check(results: &Results) -> Vec<Outcome> {
-    TARGETS.iter().map(|&(cell, versus, bound)| outcome(results, cell, versus, bound)).collect()
+    TARGETS
+        .iter()
+        .map(|&(cell, versus, bound)| outcome(results, cell, versus, bound))
+        .collect()
 }
 
 fn outcome(results: &Results, cell: &str, versus: Versus, bound: Bound) -> Outcome {
@@ -100,13 +127,22 @@ fn outcome(results: &Results, cell: &str, versus: Versus, bound: Bound) -> Outco
         Peer(peer) => (peer.to_owned(), row.and_then(|row| row.ratio(peer))),
         BetterPeer => {
             let best = row.and_then(|row| row.best_peer(&results.peers()));
-            let name = best.map_or("the better peer".into(), |best| format!("{best}, the better peer"));
+            let name = best.map_or("the better peer".into(), |best| {
+                format!("{best}, the better peer")
+            });
             (name, row.zip(best).and_then(|(row, best)| row.ratio(best)))
         }
         Own(id) => {
             let ours = |id| results.find(id)?.median(super::model::OURS);
-            (format!("gw's {id}"), ours(cell).zip(ours(id)).and_then(|(a, b)| ratio(a, b)))
+            (
+                format!("gw's {id}"),
+                ours(cell).zip(ours(id)).and_then(|(a, b)| ratio(a, b)),
+            )
         }
     };
-    Outcome { title: format!("{cell} / {other}"), bound, measured }
+    Outcome {
+        title: format!("{cell} / {other}"),
+        bound,
+        measured,
+    }
 }
