@@ -161,3 +161,21 @@ fn a_missing_value_is_named_and_does_not_stretch_the_others() {
     let plot = svg::plot(&results);
     assert_eq!(plot.matches(">no value</text>").count(), 2);
 }
+
+#[test]
+fn cells_keep_the_order_in_which_they_were_announced_and_unmeasured_ones_are_left_out() {
+    let (first, second, never) = (
+        cell("a", Better::Higher),
+        cell("b", Better::Higher),
+        cell("c", Better::Higher),
+    );
+    let mut results = Results::default();
+    [&first, &second, &never]
+        .into_iter()
+        .for_each(|cell| results.announce(cell));
+    results.add(&second, "gw", 1.0);
+    results.add(&first, "gw", 1.0);
+    let groups = results.groups();
+    let ids: Vec<&str> = groups[0].1.iter().map(|row| row.cell.id.as_str()).collect();
+    assert_eq!(ids, ["a", "b"]);
+}

@@ -218,7 +218,7 @@ pub(crate) fn connections() -> Cell {
         "tcp-crr",
         RATES,
         "connect + request + close",
-        "1/s",
+        "/s",
         Better::Higher,
     )
 }
@@ -230,7 +230,7 @@ pub(crate) fn datagrams(direction: Direction) -> Cell {
         &format!("udp-{name}"),
         RATES,
         &format!("UDP 1400-byte datagrams {name}, received"),
-        "1/s",
+        "/s",
         Better::Higher,
     )
 }
@@ -286,7 +286,7 @@ pub(crate) fn idle_connections(idle: Idle) -> Cell {
         &format!("{}-tcp-crr", idle.id()),
         &idle_group(),
         &format!("connect + request + close, {} idle", idle.count()),
-        "1/s",
+        "/s",
         Better::Higher,
     )
 }

@@ -17,6 +17,10 @@ const STARTS: usize = 10;
 
 /// Measures everything that was asked for.
 pub(crate) fn run(gateways: &[Box<dyn Gateway>], options: &Options, results: &mut Results) {
+    all_cells()
+        .iter()
+        .filter(|cell| options.wants(&cell.id))
+        .for_each(|cell| results.announce(cell));
     let rounds = options.rounds();
     for round in 1..=rounds {
         for part in PARTS {
@@ -40,9 +44,18 @@ pub(crate) fn run(gateways: &[Box<dyn Gateway>], options: &Options, results: &mu
     }
 }
 
-/// All cells in order.
+/// All cells in the order of the report: throughput, CPU, then the rest.
 pub(crate) fn all_cells() -> Vec<Cell> {
-    PARTS.iter().flat_map(Part::cells).collect()
+    let mut cells: Vec<Cell> = PARTS.iter().flat_map(Part::cells).collect();
+    cells.sort_by_key(|cell| match cell.id.as_str() {
+        id if id.starts_with("tcp-up-") || id.starts_with("tcp-down-") => 0,
+        id if id.starts_with("cpu-") => 1,
+        id if id.starts_with("peak-memory-") => 3,
+        id if id.starts_with("start-") => 3,
+        id if id.starts_with("idle-") => 4,
+        _ => 2,
+    });
+    cells
 }
 
 /// The parts of a round. Each is made in namespaces of its own, so that no

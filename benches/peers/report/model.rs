@@ -91,11 +91,16 @@ pub(crate) struct Results {
     pub(crate) facts: Vec<(String, String)>,
     /// The gateways, ours first.
     pub(crate) contenders: Vec<Contender>,
-    /// The cells, in the order in which they were first measured.
+    /// The cells, in the order in which they were first named.
     pub(crate) rows: Vec<Row>,
 }
 
 impl Results {
+    /// Adds a cell, so that it has its place before it has values.
+    pub(crate) fn announce(&mut self, cell: &Cell) {
+        self.row(cell);
+    }
+
     /// Adds a value.
     pub(crate) fn add(&mut self, cell: &Cell, gateway: &str, value: f64) {
         self.row(cell)
@@ -128,10 +133,11 @@ impl Results {
         names.filter(|&name| name != OURS).collect()
     }
 
-    /// The groups in order, each with its rows.
+    /// The groups in order, each with its rows; what was not measured is left out.
     pub(crate) fn groups(&self) -> Vec<(&str, Vec<&Row>)> {
         let mut groups: Vec<(&str, Vec<&Row>)> = Vec::new();
-        for row in &self.rows {
+        let measured = |row: &&Row| !row.samples.is_empty() || !row.failures.is_empty();
+        for row in self.rows.iter().filter(measured) {
             match groups.iter_mut().find(|(name, _)| *name == row.cell.group) {
                 Some((_, rows)) => rows.push(row),
                 None => groups.push((&row.cell.group, vec![row])),

@@ -8,7 +8,7 @@
 use std::fmt::Write;
 
 use super::format;
-use super::model::{Better, Results, Row};
+use super::model::{Better, OURS, Results, Row};
 
 /// A panel: bars that belong together.
 struct Panel {
@@ -255,16 +255,30 @@ fn draw_row(
     line_of_text(body, "row", x, y + 8.0, &escape(title));
     for (index, contender) in results.contenders.iter().enumerate() {
         let top = y + ROW_HEAD - 2.0 + BAR_PITCH * count(index);
-        let class = if index == 0 { "ours" } else { "" };
+        let class = text_class(&contender.name);
         let Some(value) = row.median(&contender.name) else {
             line_of_text(body, "note", x, top + 9.5, "no value");
             continue;
         };
         let width = ((PANEL_WIDTH - VALUE_WIDTH) * value / full).max(LEAST_BAR);
-        rect(body, &format!("bar{index}"), x, top, width);
+        rect(body, &bar_class(index, &contender.name), x, top, width);
         let text = format!("{} {}", format::value(value), row.cell.unit);
         line_of_text(body, class, x + width + 6.0, top + 9.5, &escape(&text));
     }
+}
+
+/// The colour of a gateway's bars: ours stands out.
+fn bar_class(index: usize, name: &str) -> String {
+    if name == OURS {
+        "bar0".into()
+    } else {
+        format!("bar{}", index.max(1))
+    }
+}
+
+/// How a gateway's values are written.
+fn text_class(name: &str) -> &'static str {
+    if name == OURS { "ours" } else { "" }
 }
 
 fn rect(body: &mut String, class: &str, x: f64, y: f64, width: f64) {
