@@ -23,6 +23,7 @@ fn results() -> Results {
     let contenders = ["gw", "slirp4netns", "pasta"].map(|name| Contender {
         name: name.into(),
         version: format!("{name} <1.0> & more"),
+        is_peer: true,
     });
     let mut results = Results {
         contenders: contenders.to_vec(),
@@ -178,4 +179,19 @@ fn cells_keep_the_order_in_which_they_were_announced_and_unmeasured_ones_are_lef
     let groups = results.groups();
     let ids: Vec<&str> = groups[0].1.iter().map(|row| row.cell.id.as_str()).collect();
     assert_eq!(ids, ["a", "b"]);
+}
+
+#[test]
+fn the_run_without_a_gateway_is_shown_but_not_a_peer() {
+    let mut results = results();
+    results.contenders.push(Contender {
+        name: "none".into(),
+        version: "no gateway".into(),
+        is_peer: false,
+    });
+    let up = cell("tcp-up-1500-1-v4-loopback", Better::Higher);
+    results.add(&up, "none", 99.0);
+    assert_eq!(results.peers(), ["slirp4netns", "pasta"]);
+    assert!(!markdown::document(&results, None).contains("gw / none"));
+    assert!(markdown::document(&results, None).contains("99.0"));
 }

@@ -306,6 +306,13 @@ fn idle_group() -> String {
     format!("{IDLE} idle connections, MTU 1500, veth")
 }
 
+/// Whether a cell tells of the gateway's process, and so not of a run without one.
+pub(crate) fn is_about_the_gateway(id: &str) -> bool {
+    ["cpu-", "peak-memory-", "start-", "idle-memory"]
+        .iter()
+        .any(|start| id.starts_with(start))
+}
+
 /// Whether the idle connections are open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Idle {

@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use self::error::{Context, Error, Result};
-use self::gateway::{Gateway, Gw, Pasta, Slirp4netns};
+use self::gateway::{Baseline, Gateway, Gw, Pasta, Role, Slirp4netns};
 use self::options::Options;
 use self::report::model::{Contender, Results};
 use self::report::{markdown, svg, targets};
@@ -75,7 +75,7 @@ fn failure(error: &Error) -> ExitCode {
 /// Measures and reports.
 fn measure(options: &Options) -> Result<()> {
     let scratch = std::env::temp_dir().join(format!("gw-peers-{}.pid", agent::monotonic_nanos()));
-    let candidates: [Box<dyn Gateway>; 3] = [
+    let mut candidates: Vec<Box<dyn Gateway>> = vec![
         Box::new(Gw {
             program: options
                 .gw
@@ -87,6 +87,9 @@ fn measure(options: &Options) -> Result<()> {
             pid_file: scratch.clone(),
         }),
     ];
+    if options.baseline {
+        candidates.push(Box::new(Baseline));
+    }
     let mut results = Results {
         facts: facts(options),
         ..Results::default()
@@ -101,6 +104,7 @@ fn measure(options: &Options) -> Result<()> {
                 results.contenders.push(Contender {
                     name: gateway.name().into(),
                     version,
+                    is_peer: gateway.role() == Role::Gateway,
                 });
                 gateways.push(gateway);
             }

@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// Seconds per measurement [default: 3, with --quick 0.5].
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
+    /// Also measure without a gateway, to show what the machine can do.
+    #[arg(long)]
+    pub(crate) baseline: bool,
     /// Leave this gateway out; can be given several times.
     #[arg(long, value_name = "NAME")]
     pub(crate) without: Vec<String>,

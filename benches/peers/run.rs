@@ -5,10 +5,9 @@ use std::cell::RefCell;
 use crate::agent::proto::Transport;
 use crate::cell::{self, Bulk, Destination, Direction, Idle, MTUS};
 use crate::error::{Error, Result};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Role};
 use crate::namespace;
 use crate::options::Options;
-use crate::procfs;
 use crate::report::model::{Cell, Results};
 use crate::session::{Session, StartBench};
 
@@ -30,7 +29,7 @@ pub(crate) fn run(gateways: &[Box<dyn Gateway>], options: &Options, results: &mu
                     gateway: &**gateway,
                     results: results.into(),
                 };
-                if !recorder.wants_any(&part.cells()) {
+                if !recorder.wants_any(&part.cells()) || !part.suits(gateway.role()) {
                     continue;
                 }
                 eprintln!(
@@ -90,6 +89,11 @@ impl Part {
         }
     }
 
+    /// Without a gateway there is nothing to start.
+    fn suits(self, role: Role) -> bool {
+        role == Role::Gateway || !matches!(self, Self::Start)
+    }
+
     fn cells(&self) -> Vec<Cell> {
         match *self {
             Self::Bulk(mtu) => {
@@ -144,8 +148,9 @@ fn bulk(recorder: &Recorder<'_>, mtu: u16) -> Result<()> {
         });
     }
     recorder.measure(&[cell::peak_memory(mtu)], || {
-        let bytes = procfs::status_bytes(session.gateway_pid(), "VmHWM")?;
-        Ok(vec![bytes / f64::from(1 << 20)])
+        session
+            .peak_memory()
+            .map(|bytes| vec![bytes / f64::from(1 << 20)])
     });
     Ok(())
 }
@@ -257,8 +262,14 @@ impl Recorder<'_> {
         cells.iter().any(|cell| self.options.wants(&cell.id))
     }
 
-    /// Measures what belongs together, if any of it was asked for.
+    /// Measures what belongs together, if any of it was asked for and makes sense.
     fn measure(&self, cells: &[Cell], measure: impl FnOnce() -> Result<Vec<f64>>) {
+        let about_the_gateway = cells
+            .iter()
+            .all(|cell| cell::is_about_the_gateway(&cell.id));
+        if about_the_gateway && self.gateway.role() == Role::Baseline {
+            return;
+        }
         if self.wants_any(cells) {
             self.record(cells, measure());
         }
@@ -269,6 +280,10 @@ impl Recorder<'_> {
         match found {
             Ok(values) => {
                 for (cell, value) in cells.iter().zip(values) {
+                    if self.gateway.role() == Role::Baseline && cell::is_about_the_gateway(&cell.id)
+                    {
+                        continue;
+                    }
                     eprintln!("    {:32} {value:12.3} {}", cell.id, cell.unit);
                     self.results
                         .borrow_mut()

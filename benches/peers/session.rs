@@ -9,7 +9,7 @@ use crate::agent::proto::{Latency, Load, Ports, Reply, Request, Transport};
 use crate::agent::{Agent, unexpected};
 use crate::cell::{Bulk, Destination, Direction};
 use crate::error::{Error, Result};
-use crate::gateway::{Addresses, Family, Gateway, Running, TAP};
+use crate::gateway::{Addresses, Family, Gateway, Role, Running, TAP};
 use crate::namespace::{self, Namespaces};
 use crate::procfs;
 
@@ -81,7 +81,10 @@ impl Session {
         let remote = Server::start(Agent::spawn(Namespaces::Remote)?)?;
         namespace::join_host_and_remote(remote.agent.pid())?;
         let host = Server::start(Agent::spawn(Namespaces::Host)?)?;
-        let guest = Agent::spawn(Namespaces::Guest)?;
+        let guest = Agent::spawn(match gateway.role() {
+            Role::Gateway => Namespaces::Guest,
+            Role::Baseline => Namespaces::Host,
+        })?;
         let running = gateway.start(guest.pid(), mtu)?;
         let loopback = gateway.host_loopback();
         let mut session = Self {
@@ -92,15 +95,31 @@ impl Session {
             host,
             remote,
         };
-        session.check_mtu(mtu)?;
+        if gateway.role() == Role::Gateway {
+            session.check_mtu(mtu)?;
+        }
         session.settle(Destination::Loopback)?;
         session.settle(Destination::Veth)?;
         Ok(session)
     }
 
-    /// The gateway's process id.
-    pub(crate) fn gateway_pid(&self) -> u32 {
-        self.gateway.pid
+    /// The most memory that the gateway has had resident, in bytes.
+    ///
+    /// # Errors
+    /// When it has ended or there is none.
+    pub(crate) fn peak_memory(&self) -> Result<f64> {
+        procfs::status_bytes(self.gateway_pid()?, "VmHWM")
+    }
+
+    fn gateway_pid(&self) -> Result<u32> {
+        self.gateway
+            .pid
+            .ok_or_else(|| Error("there is no gateway".into()))
+    }
+
+    /// CPU seconds that the gateway has used; 0 without one.
+    fn cpu_seconds(&self) -> Result<f64> {
+        self.gateway.pid.map_or(Ok(0.0), procfs::cpu_seconds)
     }
 
     /// A wrong MTU would falsify every number.
@@ -179,11 +198,11 @@ impl Session {
             streams,
         })?;
         sleep(self.timing.warm_up);
-        let cpu_before = procfs::cpu_seconds(self.gateway.pid)?;
+        let cpu_before = self.cpu_seconds()?;
         let before = self.receiver(direction, destination).counters()?;
         sleep(self.timing.measure);
         let after = self.receiver(direction, destination).counters()?;
-        let cpu = procfs::cpu_seconds(self.gateway.pid)? - cpu_before;
+        let cpu = self.cpu_seconds()? - cpu_before;
         self.stop(destination)?;
         let bytes = (after.bytes - before.bytes) as f64;
         let seconds = (after.nanos - before.nanos) as f64 / 1e9;
@@ -264,13 +283,20 @@ impl Session {
         }
     }
 
+    /// The gateway's resident memory in bytes; 0 without one.
+    fn resident(&self) -> Result<f64> {
+        self.gateway
+            .pid
+            .map_or(Ok(0.0), |pid| procfs::status_bytes(pid, "VmRSS"))
+    }
+
     /// Opens `count` connections that stay open; bytes of gateway memory that
     /// each of them costs.
     ///
     /// # Errors
     /// When one fails.
     pub(crate) fn open_idle(&mut self, count: u32) -> Result<f64> {
-        let before = procfs::status_bytes(self.gateway.pid, "VmRSS")?;
+        let before = self.resident()?;
         let port = self.remote.ports.keep;
         self.guest.ask(&Request::Idle {
             first: FIRST_IDLE,
@@ -278,7 +304,7 @@ impl Session {
             count,
         })?;
         sleep(self.timing.warm_up);
-        let after = procfs::status_bytes(self.gateway.pid, "VmRSS")?;
+        let after = self.resident()?;
         Ok((after - before) / f64::from(count))
     }
 }

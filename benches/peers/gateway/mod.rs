@@ -1,5 +1,6 @@
 //! The gateways that are compared, behind one trait.
 
+mod baseline;
 mod gw;
 mod pasta;
 mod slirp4netns;
@@ -19,6 +20,7 @@ use nix::unistd::Pid;
 use crate::agent::monotonic_nanos;
 use crate::error::{Context, Error, Result};
 
+pub(crate) use self::baseline::Baseline;
 pub(crate) use self::gw::Gw;
 pub(crate) use self::pasta::Pasta;
 pub(crate) use self::slirp4netns::Slirp4netns;
@@ -51,6 +53,11 @@ pub(crate) trait Gateway {
     /// When it does not start.
     fn start(&self, guest: u32, mtu: u16) -> Result<Running>;
 
+    /// Whether it is one at all.
+    fn role(&self) -> Role {
+        Role::Gateway
+    }
+
     /// How many descriptors the program has open per connection.
     fn descriptors_per_connection(&self) -> u64 {
         1
@@ -58,6 +65,15 @@ pub(crate) trait Gateway {
 
     /// The guest's addresses for the host's loopback.
     fn host_loopback(&self) -> Addresses;
+}
+
+/// What takes part in the comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A gateway.
+    Gateway,
+    /// None, to show what is possible without one.
+    Baseline,
 }
 
 /// An IPv4 and an IPv6 address of the same thing.
@@ -91,8 +107,8 @@ pub(crate) enum Family {
 /// A gateway at work; ended when dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
-    /// Its process id.
-    pub(crate) pid: u32,
+    /// Its process id; `None` where there is no gateway.
+    pub(crate) pid: Option<u32>,
     /// When it was spawned, on the monotonic clock, in nanoseconds.
     pub(crate) spawned_nanos: u64,
     /// From spawning until it said that it is ready.
@@ -103,10 +119,13 @@ pub(crate) struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let Ok(raw) = i32::try_from(self.pid) else {
+        let Some(pid) = self
+            .pid
+            .and_then(|pid| i32::try_from(pid).ok())
+            .map(Pid::from_raw)
+        else {
             return;
         };
-        let pid = Pid::from_raw(raw);
         let _ = kill(pid, Signal::SIGTERM);
         let end = Instant::now() + STOP_LIMIT;
         while Instant::now() < end {
@@ -157,7 +176,7 @@ impl ReadyPipe {
             .spawn()
             .context(|| format!("starting {command:?}"))?;
         let mut running = Running {
-            pid: child.id(),
+            pid: Some(child.id()),
             spawned_nanos,
             ready_after: Duration::ZERO,
             child: Some(child),

@@ -52,12 +52,12 @@ impl Gateway for Pasta {
         }
         let pid = std::fs::read_to_string(&self.pid_file)
             .context(|| "reading pasta's pid file".into())?;
-        let pid = pid
+        let pid: u32 = pid
             .trim()
             .parse()
             .context(|| "reading pasta's pid file".into())?;
         Ok(Running {
-            pid,
+            pid: Some(pid),
             spawned_nanos,
             ready_after,
             child: None,

@@ -82,6 +82,8 @@ pub(crate) struct Contender {
     pub(crate) name: String,
     /// Its version.
     pub(crate) version: String,
+    /// Whether we are compared with it; not so the run without a gateway.
+    pub(crate) is_peer: bool,
 }
 
 /// Everything that was measured.
@@ -126,11 +128,11 @@ impl Results {
 
     /// The names of all gateways but ours.
     pub(crate) fn peers(&self) -> Vec<&str> {
-        let names = self
+        let peers = self
             .contenders
             .iter()
-            .map(|contender| contender.name.as_str());
-        names.filter(|&name| name != OURS).collect()
+            .filter(|one| one.is_peer && one.name != OURS);
+        peers.map(|one| one.name.as_str()).collect()
     }
 
     /// The groups in order, each with its rows; what was not measured is left out.
