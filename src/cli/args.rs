@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use super::speedtest::SpeedtestArgs;
 use super::values;
 use crate::config::Outbound;
 use crate::net::{MacAddr, Mtu, PlanV4, PlanV6};
@@ -60,7 +61,7 @@ it was not found, 126 when it could not be started.
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
     max_term_width = 100,
-    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]"
+    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]\n       gw speedtest [OPTIONS]"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -89,6 +90,9 @@ pub(crate) enum Command {
         max_term_width = 100
     )]
     Run(RunArgs),
+    /// Measures the gateway on this machine; needs nothing else and no network
+    #[command(max_term_width = 100)]
+    Speedtest(SpeedtestArgs),
 }
 
 /// Options of `gw run`.

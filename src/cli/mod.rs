@@ -12,6 +12,7 @@ mod resolv_conf;
 mod resolve;
 mod run;
 mod serve;
+pub mod speedtest;
 mod summary;
 mod values;
 
@@ -23,7 +24,7 @@ use clap::error::ErrorKind;
 use tokio::runtime::{Builder, Runtime};
 use tracing::level_filters::LevelFilter;
 
-use self::args::Cli;
+use self::args::{Cli, Command};
 use self::lifecycle::LifecycleError;
 use self::messages::{Voice, print_remedy, print_usage_error};
 use self::resolve::{Invocation, Mode};
@@ -82,6 +83,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return not_parsed(&e).into(),
     };
+    if let Some(Command::Speedtest(args)) = &cli.command {
+        return speedtest::run(args);
+    }
     let invocation = match resolve::resolve(cli) {
         Ok(invocation) => invocation,
         Err(e) => {

@@ -111,14 +111,15 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
                 run.gateway,
             )
         }
-        (None, Some(target)) => (
+        // The speed test is no way to serve a namespace; `main` has seen to it.
+        (Some(Command::Speedtest(_)) | None, Some(target)) => (
             Mode::Attach {
                 target,
                 userns: cli.userns,
             },
             cli.gateway,
         ),
-        (None, None) => return Err(UsageError::NothingToDo),
+        (Some(Command::Speedtest(_)) | None, None) => return Err(UsageError::NothingToDo),
     };
     let messages = messages(&gateway);
     let mut warnings = Vec::new();

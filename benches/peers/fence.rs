@@ -1,0 +1,114 @@
+//! The fence around the benchmark: user, process and mount namespaces of its own,
+//! so that nothing of it is left when it ends, however it ends, and so that it
+//! runs without privileges.
+//!
+//! Three processes: the one that cargo started waits; its child makes the
+//! namespaces; the grandchild is process 1 in them and does the work.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::CloneFlags;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+
+use crate::error::{Context, Error, Result};
+use crate::namespace::{self, CONGESTION_CONTROL};
+
+/// Which of the three processes this is, in the environment.
+const STAGE: &str = "GW_PEERS_STAGE";
+
+/// The kernel's list of congestion controls that every namespace may choose.
+const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+
+/// Runs `work` inside the fence; outside of it, sees to it that it is run.
+pub(crate) fn run_inside(work: impl FnOnce() -> ExitCode) -> Result<ExitCode> {
+    match std::env::var(STAGE).as_deref() {
+        Err(_) => {
+            namespace::raise_file_limit()?;
+            let _restored_at_end = allow_congestion_control()?;
+            run_stage("make")
+        }
+        Ok("make") => {
+            namespace::new_user_and(
+                CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET,
+            )?;
+            namespace::die_with_parent()?;
+            run_stage("work")
+        }
+        Ok(_) => {
+            namespace::die_with_parent()?;
+            own_proc()?;
+            let code = work();
+            reap();
+            Ok(code)
+        }
+    }
+}
+
+/// Starts this program again with the same arguments and returns its exit status.
+fn run_stage(stage: &str) -> Result<ExitCode> {
+    let program = std::env::current_exe().context(|| "finding this program".into())?;
+    let status = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env(STAGE, stage)
+        .status()
+        .context(|| "starting this program again".into())?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Shows the processes of the new namespace under `/proc`.
+fn own_proc() -> Result<()> {
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .context(|| "making mounts private".into())?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)
+        .context(|| "mounting /proc (not possible in a container that hides parts of it)".into())
+}
+
+/// Collects what ended.
+fn reap() {
+    while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
+}
+
+/// Restores [`ALLOWED`] when dropped.
+#[derive(Debug)]
+struct Restore(String);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::write(ALLOWED, &self.0) {
+            eprintln!(
+                "warning: {ALLOWED} could not be set back to '{}': {error}",
+                self.0.trim()
+            );
+        }
+    }
+}
+
+/// Where the kernel's default is not cubic, namespaces may not choose it. As root
+/// this is changed while the benchmark runs.
+fn allow_congestion_control() -> Result<Option<Restore>> {
+    if !Path::new(ALLOWED).exists() {
+        return Ok(None);
+    }
+    let allowed = std::fs::read_to_string(ALLOWED).context(|| format!("reading {ALLOWED}"))?;
+    if allowed
+        .split_whitespace()
+        .any(|name| name == CONGESTION_CONTROL)
+    {
+        return Ok(None);
+    }
+    std::fs::write(ALLOWED, format!("{} {CONGESTION_CONTROL}", allowed.trim())).map_err(
+        |error| {
+            Error(format!(
+                "namespaces may not choose {CONGESTION_CONTROL} here ({ALLOWED}: {error}); as root \
+             run: sysctl -w net.ipv4.tcp_allowed_congestion_control='{} {CONGESTION_CONTROL}'",
+                allowed.trim()
+            ))
+        },
+    )?;
+    eprintln!("{ALLOWED}: {CONGESTION_CONTROL} added while the benchmark runs");
+    Ok(Some(Restore(allowed)))
+}

@@ -1,0 +1,305 @@
+//! The results as a plot for the README: small multiples of horizontal bars.
+//!
+//! Written by hand, because a plotting crate cannot give the text and bars CSS
+//! classes, by which one file suits both a light and a dark page. The plot has a
+//! background of its own, so that it can also be read where page and system
+//! disagree about the colour scheme.
+
+use std::fmt::Write;
+
+use super::format;
+use super::model::{Better, OURS, Results, Row};
+
+/// A panel: bars that belong together.
+struct Panel {
+    title: &'static str,
+    scale: Scale,
+    /// Cell ids and what stands above their bars.
+    rows: &'static [(&'static str, &'static str)],
+}
+
+/// What the longest bar stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scale {
+    /// The greatest value of the panel: its rows have the same unit.
+    Panel,
+    /// The greatest value of the row.
+    Row,
+}
+
+/// The panels, row by row of the grid.
+const PANELS: [Panel; 6] = [
+    Panel {
+        title: "TCP throughput",
+        scale: Scale::Panel,
+        rows: &[
+            ("tcp-up-1500-1-v4-loopback", "MTU 1500, upload"),
+            ("tcp-down-1500-1-v4-loopback", "MTU 1500, download"),
+            ("tcp-up-65520-1-v4-loopback", "MTU 65520, upload"),
+            ("tcp-down-65520-1-v4-loopback", "MTU 65520, download"),
+        ],
+    },
+    Panel {
+        title: "Gateway CPU time per gigabyte",
+        scale: Scale::Panel,
+        rows: &[
+            ("cpu-up-1500-1-v4-loopback", "MTU 1500, upload"),
+            ("cpu-down-1500-1-v4-loopback", "MTU 1500, download"),
+            ("cpu-up-65520-1-v4-loopback", "MTU 65520, upload"),
+            ("cpu-down-65520-1-v4-loopback", "MTU 65520, download"),
+        ],
+    },
+    Panel {
+        title: "Connections and datagrams per second",
+        scale: Scale::Row,
+        rows: &[
+            ("tcp-crr", "TCP connect + request + close"),
+            ("udp-up", "UDP 1400 bytes, upload"),
+            ("udp-down", "UDP 1400 bytes, download"),
+        ],
+    },
+    Panel {
+        title: "Round trip of one byte",
+        scale: Scale::Panel,
+        rows: &[
+            ("tcp-rr-p50", "TCP, median"),
+            ("tcp-rr-p99", "TCP, 99th percentile"),
+            ("udp-rr-p50", "UDP, median"),
+        ],
+    },
+    Panel {
+        title: "With 10,000 idle connections open",
+        scale: Scale::Row,
+        rows: &[
+            ("idle-10k-tcp-up", "MTU 1500, upload"),
+            ("idle-10k-tcp-down", "MTU 1500, download"),
+            ("idle-10k-tcp-crr", "TCP connect + request + close"),
+        ],
+    },
+    Panel {
+        title: "Start and memory",
+        scale: Scale::Row,
+        rows: &[
+            ("start-ready", "start until ready"),
+            (
+                "peak-memory-1500",
+                "peak memory of the throughput tests, MTU 1500",
+            ),
+            ("idle-memory", "memory per idle connection"),
+        ],
+    },
+];
+
+// Everything in pixels of the drawing.
+const WIDTH: f64 = 880.0;
+const MARGIN: f64 = 24.0;
+const GAP: f64 = 36.0;
+const PANEL_WIDTH: f64 = (WIDTH - 2.0 * MARGIN - GAP) / 2.0;
+/// The panels begin below title and legend.
+const TOP: f64 = 92.0;
+const PANEL_HEAD: f64 = 34.0;
+const ROW_HEAD: f64 = 17.0;
+const BAR: f64 = 11.0;
+const BAR_PITCH: f64 = 14.0;
+const ROW_GAP: f64 = 10.0;
+const PANEL_GAP: f64 = 18.0;
+/// Right of the longest bar there is room for its value.
+const VALUE_WIDTH: f64 = 100.0;
+/// A bar is at least this long, so that a small value can be seen.
+const LEAST_BAR: f64 = 1.5;
+
+const STYLE: &str = "\
+text{font-family:-apple-system,BlinkMacSystemFont,'Segoe UI','Noto Sans',Helvetica,Arial,sans-serif;\
+font-size:11.5px;fill:#1f2328}\
+.page{fill:#ffffff;stroke:#d1d9e0}\
+.title{font-size:17px;font-weight:600}.panel{font-size:13.5px;font-weight:600}\
+.note,.row{fill:#59636e}.line{stroke:#d1d9e0}.ours{font-weight:600}\
+.bar0{fill:#0969da}.bar1{fill:#aeb6bf}.bar2{fill:#d6b878}.bar3{fill:#b9a3d0}\
+@media(prefers-color-scheme:dark){text{fill:#e6edf3}.page{fill:#0d1117;stroke:#30363d}\
+.note,.row{fill:#9198a1}.line{stroke:#30363d}\
+.bar0{fill:#4493f8}.bar1{fill:#59636e}.bar2{fill:#7d6534}.bar3{fill:#66557a}}";
+
+/// Draws the plot. Cells that were not measured are left out.
+pub(crate) fn plot(results: &Results) -> String {
+    let panels: Vec<(&Panel, Vec<(&Row, &str)>)> = PANELS
+        .iter()
+        .map(|panel| (panel, measured(results, panel)))
+        .filter(|(_, rows)| !rows.is_empty())
+        .collect();
+    let mut body = String::new();
+    let mut y = TOP;
+    for pair in panels.chunks(2) {
+        for (column, (panel, rows)) in [0.0, 1.0].iter().zip(pair) {
+            let x = MARGIN + column * (PANEL_WIDTH + GAP);
+            draw_panel(&mut body, results, panel, rows, x, y);
+        }
+        let tallest = pair.iter().map(|(_, rows)| rows.len()).max().unwrap_or(0);
+        y += panel_height(results, tallest) + PANEL_GAP;
+    }
+    document(results, &body, y)
+}
+
+/// The panel's cells that have a value.
+fn measured<'a>(results: &'a Results, panel: &'a Panel) -> Vec<(&'a Row, &'a str)> {
+    let rows = panel.rows.iter();
+    let found = rows.filter_map(|(id, title)| Some((results.find(id)?, *title)));
+    found
+        .filter(|(row, _)| greatest(results, row) > 0.0)
+        .collect()
+}
+
+/// The greatest median of a row.
+fn greatest(results: &Results, row: &Row) -> f64 {
+    let medians = results
+        .contenders
+        .iter()
+        .filter_map(|one| row.median(&one.name));
+    medians.fold(0.0, f64::max)
+}
+
+fn row_height(results: &Results) -> f64 {
+    ROW_HEAD + BAR_PITCH * count(results.contenders.len()) + ROW_GAP
+}
+
+fn panel_height(results: &Results, rows: usize) -> f64 {
+    PANEL_HEAD + row_height(results) * count(rows)
+}
+
+/// A small count as a factor.
+fn count(count: usize) -> f64 {
+    u32::try_from(count).map_or(0.0, f64::from)
+}
+
+/// Title, legend and footer around the panels.
+fn document(results: &Results, body: &str, height: f64) -> String {
+    let mut legend = String::new();
+    let mut x = MARGIN;
+    for (index, contender) in results.contenders.iter().enumerate() {
+        let text = escape(&contender.version);
+        rect(&mut legend, &format!("bar{index}"), x, 58.0, 12.0);
+        line_of_text(
+            &mut legend,
+            if index == 0 { "ours" } else { "" },
+            x + 18.0,
+            67.5,
+            &text,
+        );
+        x += 18.0 + 6.6 * count(text.chars().count()) + 26.0;
+    }
+    let total = height + 14.0;
+    let notes = [
+        "Medians; one TCP stream, IPv4, server on the host's loopback (idle connections: over a veth).",
+    ];
+    let mut footer = String::new();
+    for note in notes {
+        line_of_text(&mut footer, "note", MARGIN, height - 6.0, &escape(note));
+    }
+    let mut heading = String::new();
+    line_of_text(&mut heading, "title", MARGIN, 38.0, "gw and its peers");
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {total}\" \
+         width=\"{WIDTH}\" height=\"{total}\" role=\"img\" aria-label=\"gw and its peers, \
+         measured\">\n<style>{STYLE}</style>\n<rect class=\"page\" x=\"0.5\" y=\"0.5\" \
+         width=\"{}\" height=\"{}\" rx=\"8\"/>\n{heading}{legend}{body}{footer}</svg>\n",
+        WIDTH - 1.0,
+        total - 1.0
+    )
+}
+
+fn draw_panel(
+    body: &mut String,
+    results: &Results,
+    panel: &Panel,
+    rows: &[(&Row, &str)],
+    x: f64,
+    y: f64,
+) {
+    let better = match rows.first().map(|(row, _)| row.cell.better) {
+        Some(Better::Higher) => "longer is better",
+        _ => "shorter is better",
+    };
+    line_of_text(body, "panel", x, y + 10.0, &escape(panel.title));
+    let _ = writeln!(
+        body,
+        "<text class=\"note\" text-anchor=\"end\" x=\"{:.1}\" y=\"{:.1}\">{better}</text>\
+         <line class=\"line\" x1=\"{x:.1}\" x2=\"{:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>",
+        x + PANEL_WIDTH,
+        y + 10.0,
+        x + PANEL_WIDTH,
+        y + 18.5,
+        y + 18.5
+    );
+    let of_panel = rows
+        .iter()
+        .map(|(row, _)| greatest(results, row))
+        .fold(0.0, f64::max);
+    for (index, (row, title)) in rows.iter().enumerate() {
+        let full = match panel.scale {
+            Scale::Panel => of_panel,
+            Scale::Row => greatest(results, row),
+        };
+        let top = y + PANEL_HEAD + row_height(results) * count(index);
+        draw_row(body, results, row, title, full, (x, top));
+    }
+}
+
+/// One cell: its title and a bar per gateway; `full` is the value of a full bar.
+fn draw_row(
+    body: &mut String,
+    results: &Results,
+    row: &Row,
+    title: &str,
+    full: f64,
+    (x, y): (f64, f64),
+) {
+    line_of_text(body, "row", x, y + 8.0, &escape(title));
+    for (index, contender) in results.contenders.iter().enumerate() {
+        let top = y + ROW_HEAD - 2.0 + BAR_PITCH * count(index);
+        let class = text_class(&contender.name);
+        let Some(value) = row.median(&contender.name) else {
+            line_of_text(body, "note", x, top + 9.5, "no value");
+            continue;
+        };
+        let width = ((PANEL_WIDTH - VALUE_WIDTH) * value / full).max(LEAST_BAR);
+        rect(body, &bar_class(index, &contender.name), x, top, width);
+        let text = format!("{} {}", format::value(value), row.cell.unit);
+        line_of_text(body, class, x + width + 6.0, top + 9.5, &escape(&text));
+    }
+}
+
+/// The colour of a gateway's bars: ours stands out.
+fn bar_class(index: usize, name: &str) -> String {
+    if name == OURS {
+        "bar0".into()
+    } else {
+        format!("bar{}", index.max(1))
+    }
+}
+
+/// How a gateway's values are written.
+fn text_class(name: &str) -> &'static str {
+    if name == OURS { "ours" } else { "" }
+}
+
+fn rect(body: &mut String, class: &str, x: f64, y: f64, width: f64) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        body,
+        "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" \
+         height=\"{BAR}\" rx=\"1.5\"/>"
+    );
+}
+
+fn line_of_text(body: &mut String, class: &str, x: f64, y: f64, text: &str) {
+    let _ = writeln!(
+        body,
+        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>"
+    );
+}
+
+/// Text as XML.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
