@@ -99,7 +99,13 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_six_bytes() {
-        for text in ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:g", "+2:0:0:0:0:0"] {
+        for text in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:02",
+            "2:0:0:0:0:g",
+            "+2:0:0:0:0:0",
+        ] {
             assert!(text.parse::<MacAddr>().is_err(), "{text}");
         }
     }

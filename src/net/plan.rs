@@ -72,7 +72,9 @@ pub enum PlanError {
     #[error("a prefix length of {0} does not fit; SLAAC needs 64 for IPv6")]
     PrefixV6(u8),
     /// Not a unicast network.
-    #[error("'{0}' is not a network guests can have; choose a private one, such as 10.0.2.0/24 or fd00::/64")]
+    #[error(
+        "'{0}' is not a network guests can have; choose a private one, such as 10.0.2.0/24 or fd00::/64"
+    )]
     NotUnicast(String),
 }
 
@@ -87,14 +89,27 @@ impl PlanV4 {
             return Err(PlanError::PrefixV4(net.prefix_len()));
         }
         if net.trunc() != net {
-            return Err(PlanError::NotANetwork { given: net.to_string(), network: net.trunc().to_string() });
+            return Err(PlanError::NotANetwork {
+                given: net.to_string(),
+                network: net.trunc().to_string(),
+            });
         }
         let base = net.network();
-        if base.is_multicast() || base.is_loopback() || base.is_unspecified() || base.octets()[0] >= 240 {
+        if base.is_multicast()
+            || base.is_loopback()
+            || base.is_unspecified()
+            || base.octets()[0] >= 240
+        {
             return Err(PlanError::NotUnicast(net.to_string()));
         }
         let host = |n: u32| Ipv4Addr::from(u32::from(base) + n);
-        Ok(Self { net, gateway: host(2), dns: host(3), dhcp_first: host(15), guest: host(100) })
+        Ok(Self {
+            net,
+            gateway: host(2),
+            dns: host(3),
+            dhcp_first: host(15),
+            guest: host(100),
+        })
     }
 }
 
@@ -109,7 +124,10 @@ impl PlanV6 {
             return Err(PlanError::PrefixV6(net.prefix_len()));
         }
         if net.trunc() != net {
-            return Err(PlanError::NotANetwork { given: net.to_string(), network: net.trunc().to_string() });
+            return Err(PlanError::NotANetwork {
+                given: net.to_string(),
+                network: net.trunc().to_string(),
+            });
         }
         let base = net.network();
         let first = base.segments()[0];
@@ -134,7 +152,9 @@ impl AddressPlan {
     pub fn is_gateway(&self, addr: IpAddr) -> bool {
         match addr {
             IpAddr::V4(a) => self.v4.is_some_and(|p| p.gateway == a),
-            IpAddr::V6(a) => self.v6.is_some_and(|p| p.gateway == a || p.gateway_link_local == a),
+            IpAddr::V6(a) => self
+                .v6
+                .is_some_and(|p| p.gateway == a || p.gateway_link_local == a),
         }
     }
 
@@ -152,7 +172,9 @@ impl AddressPlan {
     pub fn is_local(&self, addr: IpAddr) -> bool {
         match addr {
             IpAddr::V4(a) => self.v4.is_some_and(|p| p.net.contains(&a)),
-            IpAddr::V6(a) => self.v6.is_some_and(|p| p.net.contains(&a) || a.segments()[0] & 0xffc0 == 0xfe80),
+            IpAddr::V6(a) => self
+                .v6
+                .is_some_and(|p| p.net.contains(&a) || a.segments()[0] & 0xffc0 == 0xfe80),
         }
     }
 
@@ -164,7 +186,9 @@ impl AddressPlan {
             return false;
         }
         match addr {
-            IpAddr::V4(a) => self.v4.is_some_and(|p| a != p.net.network() && a != p.net.broadcast()),
+            IpAddr::V4(a) => self
+                .v4
+                .is_some_and(|p| a != p.net.network() && a != p.net.broadcast()),
             IpAddr::V6(_) => true,
         }
     }
@@ -189,7 +213,14 @@ mod tests {
 
     #[test]
     fn networks_without_room_are_refused() {
-        for net in ["10.0.2.0/26", "10.0.2.100/24", "127.0.0.0/8", "224.0.0.0/24", "240.0.0.0/24", "0.0.0.0/0"] {
+        for net in [
+            "10.0.2.0/26",
+            "10.0.2.100/24",
+            "127.0.0.0/8",
+            "224.0.0.0/24",
+            "240.0.0.0/24",
+            "0.0.0.0/0",
+        ] {
             assert!(PlanV4::new(net.parse().expect("net")).is_err(), "{net}");
         }
         for net in ["fd00::/48", "fd00::1/64", "fe80::/64", "ff02::/64", "::/64"] {

@@ -93,7 +93,11 @@ impl Policy {
             // Neighbours that do not exist: nobody answers, as on any network.
             return Verdict::Drop;
         }
-        if is_forwardable(addr) { Verdict::Connect(remote) } else { Verdict::Unreachable }
+        if is_forwardable(addr) {
+            Verdict::Connect(remote)
+        } else {
+            Verdict::Unreachable
+        }
     }
 
     fn towards_gateway(&self, protocol: Protocol, remote: SocketAddr) -> Verdict {
@@ -142,7 +146,11 @@ mod tests {
             gateway_mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu: Mtu::ETHERNET,
         };
-        Policy { plan, host_loopback, dns }
+        Policy {
+            plan,
+            host_loopback,
+            dns,
+        }
     }
 
     fn at(text: &str) -> SocketAddr {
@@ -153,10 +161,26 @@ mod tests {
     fn table() {
         use Protocol::{Echo, Tcp, Udp};
         let closed = policy(HostLoopback::Closed, true);
-        let some = policy(HostLoopback::Ports(vec![PortRange { first: 8000, last: 8010 }]), false);
+        let some = policy(
+            HostLoopback::Ports(vec![PortRange {
+                first: 8000,
+                last: 8010,
+            }]),
+            false,
+        );
         for (policy, protocol, to, verdict) in [
-            (&closed, Tcp, "192.0.2.1:80", Verdict::Connect(at("192.0.2.1:80"))),
-            (&closed, Udp, "[2001:db8::1]:53", Verdict::Connect(at("[2001:db8::1]:53"))),
+            (
+                &closed,
+                Tcp,
+                "192.0.2.1:80",
+                Verdict::Connect(at("192.0.2.1:80")),
+            ),
+            (
+                &closed,
+                Udp,
+                "[2001:db8::1]:53",
+                Verdict::Connect(at("[2001:db8::1]:53")),
+            ),
             (&closed, Tcp, "10.0.2.2:80", Verdict::Unreachable),
             (&closed, Echo, "10.0.2.2:0", Verdict::Local),
             (&closed, Echo, "[fd00::3]:0", Verdict::Local),
@@ -172,12 +196,26 @@ mod tests {
             (&closed, Tcp, "[::127.0.0.1]:80", Verdict::Unreachable),
             (&closed, Tcp, "[fe80::1]:80", Verdict::Drop),
             (&closed, Tcp, "255.255.255.255:80", Verdict::Unreachable),
-            (&some, Tcp, "10.0.2.2:8010", Verdict::Connect(at("127.0.0.1:8010"))),
-            (&some, Tcp, "[fd00::2]:8000", Verdict::Connect(at("[::1]:8000"))),
+            (
+                &some,
+                Tcp,
+                "10.0.2.2:8010",
+                Verdict::Connect(at("127.0.0.1:8010")),
+            ),
+            (
+                &some,
+                Tcp,
+                "[fd00::2]:8000",
+                Verdict::Connect(at("[::1]:8000")),
+            ),
             (&some, Tcp, "10.0.2.2:8011", Verdict::Unreachable),
             (&some, Udp, "10.0.2.3:53", Verdict::Drop),
         ] {
-            assert_eq!(policy.verdict(protocol, at(to)), verdict, "{protocol:?} {to}");
+            assert_eq!(
+                policy.verdict(protocol, at(to)),
+                verdict,
+                "{protocol:?} {to}"
+            );
         }
     }
 }
