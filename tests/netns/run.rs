@@ -131,7 +131,7 @@ fn the_command_has_a_network() {
             &[
                 "--",
                 "curl",
-                "-sS",
+                "-sv",
                 "--max-time",
                 "5",
                 &format!("http://[{REMOTE6}]:1/"),

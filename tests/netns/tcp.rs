@@ -176,7 +176,7 @@ fn refused_says_curl() {
     require("curl");
     let world = World::new();
     let _gw = Gw::attach(&world, &[]);
-    let run = world.guest.sh(&format!("curl -sS http://{REMOTE4}:1/"));
+    let run = world.guest.sh(&format!("curl -sv http://{REMOTE4}:1/"));
     // 7: could not connect.
     assert_eq!(run.code(), 7, "{run:?}");
     run.says("Connection refused")

@@ -102,7 +102,6 @@ const PACKAGES: &[(&str, &str)] = &[
     ("rdisc6", "ndisc6"),
     ("socat", "socat"),
     ("ss", "iproute2"),
-    ("tcpdump", "tcpdump"),
     ("traceroute", "traceroute"),
     ("udhcpc", "udhcpc"),
 ];
@@ -133,4 +132,12 @@ fn scripts_dir() -> PathBuf {
 /// True when the tests run as the machine's root (device nodes can be made).
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+#[test]
+fn the_run_script_installs_every_program() {
+    let script = include_str!("../../run");
+    for (program, package) in PACKAGES {
+        assert!(script.contains(&format!("    {package}")), "{package}, for {program}");
+    }
 }

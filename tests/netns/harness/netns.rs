@@ -138,6 +138,7 @@ impl Netns {
             .args(["sh", "-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot make a namespace: {error}"));
         let mut line = String::new();
@@ -145,12 +146,15 @@ impl Netns {
         BufReader::new(stdout)
             .read_line(&mut line)
             .expect("reading a pipe");
-        assert_eq!(
-            line, "ready\n",
-            "a namespace could not be set up. The tests need root or unprivileged user \
-             namespaces (sysctl kernel.unprivileged_userns_clone, \
-             kernel.apparmor_restrict_unprivileged_userns), and what was printed above"
-        );
+        if line != "ready\n" {
+            let output = starter.wait_with_output().expect("waiting for a child");
+            panic!(
+                "a namespace could not be set up: {}The tests need root or unprivileged user \
+                 namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+                 kernel.apparmor_restrict_unprivileged_userns).",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
         let id = Pid::from_raw(starter.id().try_into().expect("a process id"));
         let pid = if forks { only_child(id) } else { id };
         Self { user, pid, starter }

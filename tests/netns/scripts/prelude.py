@@ -311,7 +311,10 @@ def serve_dns(at, address, port=53):
     ready()
     while True:
         message, peer = u.recvfrom(65535)
-        answer = dns_answer(message, address, False)
+        try:
+            answer = dns_answer(message, address, False)
+        except (IndexError, struct.error):
+            continue
         if answer:
             u.sendto(answer, peer)
 
@@ -360,8 +363,7 @@ class Ether:
         self.socket = socket(AF_PACKET, SOCK_RAW, htons(3))
         self.socket.bind((name, 0))
         self.socket.settimeout(3)
-        with open(f"/sys/class/net/{name}/address") as f:
-            self.mac = bytes.fromhex(f.read().strip().replace(":", ""))
+        self.mac = self.socket.getsockname()[4]
         self.gateway = gateway
 
     def gateway_mac(self):
