@@ -147,9 +147,9 @@ fn a_file_that_is_no_namespace() {
 #[test]
 fn an_interface_name_that_is_taken() {
     let world = World::new();
-    world.guest.ok("ip link add tap0 type dummy");
+    world.guest.ok("ip link add tap0 type veth peer name other");
     fails(Gw::refused(&world, &[]), &["tap0", "--ifname"]);
-    assert_eq!(world.guest.interfaces(), ["lo", "tap0"]);
+    assert_eq!(world.guest.interfaces(), ["lo", "other", "tap0"]);
 }
 
 #[test]
@@ -209,8 +209,8 @@ fn no_user_namespaces() {
         return;
     }
     let finished = world.outer.sh(&format!(
-        "unshare --user --map-root-user sh -c \
-         'echo 0 > /proc/sys/user/max_user_namespaces; exec {} run -- true'",
+        "unshare --user --map-root-user sh -c 'echo 0 > /proc/sys/user/max_user_namespaces; \
+         exec setpriv --inh-caps=-all --bounding-set=-all {} run -- true'",
         gw_binary().display()
     ));
     fails(finished, &["max_user_namespaces"]);

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -258,13 +258,13 @@ impl Gw {
 
     fn failed(mut self, args: &[String]) -> Finished {
         let status = self.wait(PATIENCE);
-        let mut shell = Command::new("cat");
-        shell.arg(self.log.with_extension("err"));
-        let mut finished = Finished::collect(&format!("gw {}", args.join(" ")), shell);
-        finished.stdout = self.stdout();
-        finished.status = status;
-        finished.elapsed = self.ready_after;
-        finished
+        Finished {
+            what: format!("gw {}", args.join(" ")),
+            status,
+            stdout: self.stdout(),
+            stderr: self.stderr(),
+            elapsed: self.ready_after,
+        }
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) const NO_NET4: &str = "203.0.113.1";
 pub(crate) const NO_NET6: &str = "2001:db8:f::1";
 /// The remote answers for this: destination host unreachable.
 pub(crate) const NO_HOST4: &str = "203.0.113.2";
-/// The remote answers for this: address unreachable.
+/// The remote looks for this on a link where it is not: address unreachable.
 pub(crate) const NO_HOST6: &str = "2001:db8:f::2";
 /// The remote swallows what goes there.
 pub(crate) const BLACK_HOLE4: &str = "203.0.113.3";
@@ -138,6 +138,9 @@ pub(crate) fn is_root() -> bool {
 fn the_run_script_installs_every_program() {
     let script = include_str!("../../run");
     for (program, package) in PACKAGES {
-        assert!(script.contains(&format!("    {package}")), "{package}, for {program}");
+        assert!(
+            script.contains(&format!("    {package}")),
+            "{package}, for {program}"
+        );
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct Netns {
 #[derive(Debug)]
 pub(crate) struct Finished {
     /// The command, for messages.
-    what: String,
+    pub(super) what: String,
     pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
     pub(crate) stderr: String,

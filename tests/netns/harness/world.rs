@@ -110,7 +110,11 @@ impl World {
             ip link set veth0 up
             ip route add unreachable {no_host4}
             ip route add blackhole {black4}
-            ip -6 route add unreachable {no_host6}
+            ip link add dead type veth peer name end
+            ip link set dead up
+            ip link set end up
+            echo 10 > /proc/sys/net/ipv6/neigh/dead/retrans_time_ms
+            ip -6 route add {no_host6} dev dead
             ip -6 route add blackhole {black6}",
             no_host4 = super::NO_HOST4,
             black4 = super::BLACK_HOLE4,
