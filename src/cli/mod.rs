@@ -1,7 +1,124 @@
-//! The command line.
+//! The command line: from arguments to a running gateway and an exit status.
+//!
+//! [`args`] is what can be written, [`values`] parses single values, [`resolve`]
+//! makes a [`Config`](crate::config::Config) of it. [`serve`] and [`run`] are the
+//! two ways to come by a namespace; both fork what they need before the runtime
+//! starts.
+
+mod args;
+mod lifecycle;
+mod messages;
+mod resolv_conf;
+mod resolve;
+mod run;
+mod serve;
+mod summary;
+mod values;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::runtime::{Builder, Runtime};
+use tracing::level_filters::LevelFilter;
+
+use self::args::Cli;
+use self::lifecycle::LifecycleError;
+use self::messages::{Voice, print_usage_error};
+use self::resolve::{Invocation, Mode};
+use crate::gateway::GatewayError;
+use crate::tap::AttachError;
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    /// As it should.
+    Success,
+    /// Something failed, and has been said.
+    Failure,
+    /// The command line makes no sense.
+    Usage,
+    /// As the command of `gw run` did.
+    Command(u8),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Success => Self::SUCCESS,
+            Exit::Failure => Self::FAILURE,
+            Exit::Usage => Self::from(2),
+            Exit::Command(status) => Self::from(status),
+        }
+    }
+}
+
+/// Why the program failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Lifecycle(#[from] LifecycleError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    #[error("cannot start the event loop: {0}; is the limit of open files too low?")]
+    Runtime(#[source] io::Error),
+    #[error("cannot make a process for the command: {0}; is the limit of processes too low?")]
+    Fork(#[source] io::Error),
+    #[error("cannot watch the command: {0}")]
+    Watch(#[source] io::Error),
+    #[error("the TAP is gone: somebody removed it from the command's namespace")]
+    LinkGone,
+}
 
 /// Runs the program.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Also --help and --version, which are no errors; clap knows.
+        Err(e) => e.exit(),
+    };
+    let invocation = match resolve::resolve(cli) {
+        Ok(invocation) => invocation,
+        Err(e) => {
+            print_usage_error(&e.to_string());
+            return Exit::Usage.into();
+        }
+    };
+    execute(&invocation).into()
+}
+
+fn execute(invocation: &Invocation) -> Exit {
+    let Invocation {
+        config,
+        mode,
+        messages,
+        warnings,
+    } = invocation;
+    let log_default = match mode {
+        Mode::Attach { .. } => LevelFilter::INFO,
+        // The command writes to the same place.
+        Mode::Run(_) => LevelFilter::WARN,
+    };
+    let voice = Voice::set_up(*messages, log_default);
+    for warning in warnings {
+        voice.warn(warning);
+    }
+    let result = match mode {
+        Mode::Attach { target, userns } => serve::serve(config, target, userns.as_deref(), voice),
+        Mode::Run(mode) => run::run(config, mode, voice),
+    };
+    result.unwrap_or_else(|failure| {
+        voice.fail(&failure);
+        Exit::Failure
+    })
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::Runtime)
 }

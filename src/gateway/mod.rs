@@ -1,1 +1,287 @@
-//! Composition root.
+//! The composition root: builds a gateway from a [`Config`] and runs it.
+//!
+//! # Theory of operation
+//!
+//! The one hot loop is [`Gateway::run`]. A round takes what the link has (at
+//! most [`FRAMES_PER_ROUND`] frames), looks at the host's sockets, and does the
+//! work both left. Rounds follow each other while there is something to do;
+//! then the loop sleeps in the asynchronous runtime until a descriptor, a
+//! deadline, a DNS answer or the end wakes it. Everything slow (DNS, for one)
+//! runs as tasks of that runtime, between rounds.
+
+mod local;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::sync::mpsc;
+
+use self::local::{DnsAnswer, Services};
+use crate::config::{Config, IcmpPolicy};
+use crate::net::Offload;
+use crate::policy::Policy;
+use crate::services::dns::DnsError;
+use crate::slirp::{Counters, HostSockets, Outlet, Parts, Slirp};
+use crate::tap::Link;
+use crate::tap::sys::watch_readable;
+
+/// Frames taken from the link before host sockets get their turn.
+const FRAMES_PER_ROUND: usize = 64;
+
+/// Rounds without sleep before other tasks get their turn.
+const ROUNDS_PER_YIELD: u32 = 16;
+
+/// Descriptors left for everything that is not a flow.
+const RESERVED_DESCRIPTORS: usize = 256;
+
+/// After this long without traffic, memory kept for speed is given back.
+const TRIM_AFTER: Duration = Duration::from_secs(5);
+
+/// Why the gateway was asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// A signal, by number.
+    Signal(i32),
+    /// The other end of `--exit-fd` hung up.
+    ExitFd,
+    /// The namespace or its process is gone.
+    TargetGone,
+    /// The command of `gw run` ended.
+    CommandEnded,
+}
+
+/// How a gateway ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// What asked for it; `None`: the link went away.
+    pub reason: Option<StopReason>,
+    /// What was dropped while it ran.
+    pub counters: Counters,
+}
+
+/// A gateway could not be built, or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The translation core did not start.
+    #[error("cannot start the gateway: {0}")]
+    Start(#[source] io::Error),
+    /// The resolver's configuration is unusable.
+    #[error("cannot start the resolver: {0}")]
+    Dns(#[from] DnsError),
+    /// epoll or the runtime failed.
+    #[error("the event loop failed: {0}")]
+    EventLoop(#[source] io::Error),
+}
+
+/// A gateway that is built and not yet running.
+pub struct Gateway {
+    slirp: Slirp,
+    link: SharedLink,
+    services: Rc<RefCell<Services>>,
+    answers: mpsc::Receiver<DnsAnswer>,
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+/// The link is read by the loop and written to by the translation core, never
+/// at the same time.
+#[derive(Debug, Clone)]
+struct SharedLink(Rc<RefCell<Box<dyn Link>>>);
+
+impl Outlet for SharedLink {
+    fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
+        self.0.borrow_mut().send(offload, frame)
+    }
+}
+
+/// What a round left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// Nothing to do until something happens.
+    Idle,
+    /// More to do at once.
+    Busy,
+    /// The link is gone.
+    LinkGone,
+}
+
+impl Gateway {
+    /// Builds the gateway that `config` describes on `link`.
+    ///
+    /// # Errors
+    /// [`GatewayError`]; a process can hold one gateway at a time.
+    pub fn new(config: &Config, link: Box<dyn Link>) -> Result<Self, GatewayError> {
+        let uso = link.caps().uso;
+        let link = SharedLink(Rc::new(RefCell::new(link)));
+        let now = Instant::now();
+        let (services, answers) = Services::new(config, now)?;
+        let services = Rc::new(RefCell::new(services));
+        let parts = Parts {
+            plan: config.plan.clone(),
+            policy: Policy {
+                plan: config.plan.clone(),
+                host_loopback: config.host_loopback.clone(),
+                dns: config.dns.is_some(),
+            },
+            forward_echo: config.icmp == IcmpPolicy::Forward,
+            sockets: HostSockets {
+                outbound4: config.outbound4.clone(),
+                outbound6: config.outbound6.clone(),
+            },
+            memory: config.memory,
+            descriptors: descriptors(),
+            uso,
+            outlet: Box::new(link.clone()),
+            local: Box::new(Rc::clone(&services)),
+        };
+        let slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
+        slirp.watch(link.0.borrow().readiness()).map_err(GatewayError::Start)?;
+        Ok(Self { slirp, link, services, answers })
+    }
+
+    /// Serves until `stop` resolves or the link is gone, then resets open
+    /// flows. `ready` is called when frames are being carried.
+    ///
+    /// Must run on a current-thread runtime inside a local task set or its
+    /// equivalent; see [`tokio::task::LocalSet`].
+    ///
+    /// # Errors
+    /// [`GatewayError::EventLoop`].
+    pub async fn run(
+        mut self,
+        ready: impl FnOnce(),
+        stop: impl Future<Output = StopReason>,
+    ) -> Result<Ended, GatewayError> {
+        let local = tokio::task::LocalSet::new();
+        local.run_until(async move {
+            let reason = self.serve(ready, stop).await.map_err(GatewayError::EventLoop)?;
+            self.slirp.reset_all();
+            Ok(Ended { reason, counters: self.slirp.counters().clone() })
+        })
+        .await
+    }
+
+    async fn serve(
+        &mut self,
+        ready: impl FnOnce(),
+        stop: impl Future<Output = StopReason>,
+    ) -> io::Result<Option<StopReason>> {
+        let events = self.slirp.readiness().try_clone_to_owned()?;
+        let events = watch_readable(events)?;
+        let mut stop = pin!(stop);
+        let mut rounds = 0;
+        let mut last_traffic: Option<Instant> = None;
+        ready();
+        loop {
+            match self.round()? {
+                Round::LinkGone => return Ok(None),
+                Round::Busy => {
+                    last_traffic = Some(Instant::now());
+                    rounds += 1;
+                    if rounds % ROUNDS_PER_YIELD == 0 {
+                        tokio::select! {
+                            biased;
+                            reason = &mut stop => return Ok(Some(reason)),
+                            () = tokio::task::yield_now() => {}
+                        }
+                        while let Ok(answer) = self.answers.try_recv() {
+                            self.answer(&answer);
+                        }
+                    }
+                    continue;
+                }
+                Round::Idle => {}
+            }
+            let deadline = self.next_deadline(last_traffic);
+            let woke = tokio::select! {
+                biased;
+                reason = &mut stop => return Ok(Some(reason)),
+                // Cleared before the sockets are looked at: what comes later is
+                // a new edge.
+                guard = events.readable() => { guard?.clear_ready(); Woke::Traffic }
+                Some(answer) = self.answers.recv() => { self.answer(&answer); Woke::Traffic }
+                () = sleep_until(deadline) => Woke::Deadline,
+            };
+            match (woke, last_traffic) {
+                (Woke::Traffic, _) => last_traffic = Some(Instant::now()),
+                (Woke::Deadline, Some(since)) if since.elapsed() >= TRIM_AFTER => {
+                    self.slirp.trim();
+                    last_traffic = None;
+                }
+                (Woke::Deadline, _) => {}
+            }
+        }
+    }
+
+    /// One round; see the module's documentation.
+    fn round(&mut self) -> io::Result<Round> {
+        self.slirp.set_now(Instant::now());
+        let more_frames = match self.take_frames() {
+            Ok(more) => more,
+            Err(error) => {
+                tracing::debug!(%error, "the link is gone");
+                return Ok(Round::LinkGone);
+            }
+        };
+        let more_events = self.slirp.poll_host()?;
+        let more_work = self.slirp.work();
+        self.services.borrow_mut().poll(&mut self.slirp);
+        let busy = more_frames || more_events || more_work;
+        Ok(if busy { Round::Busy } else { Round::Idle })
+    }
+
+    /// Takes frames from the link. True when there may be more.
+    fn take_frames(&mut self) -> io::Result<bool> {
+        for _ in 0..FRAMES_PER_ROUND {
+            let mut buffer = self.slirp.buffer();
+            let received = self.link.0.borrow_mut().recv(buffer.bytes_mut());
+            match received {
+                Ok(frame) => self.slirp.input(buffer, frame.len, &frame.offload),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    fn answer(&mut self, answer: &DnsAnswer) {
+        self.slirp.send_udp(answer.server, answer.guest, &answer.message);
+    }
+
+    fn next_deadline(&mut self, last_traffic: Option<Instant>) -> Option<Instant> {
+        let trim = last_traffic.map(|since| since + TRIM_AFTER);
+        let services = self.services.borrow().next_deadline();
+        [self.slirp.next_deadline(), services, trim].into_iter().flatten().min()
+    }
+}
+
+/// Why the loop woke up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woke {
+    Traffic,
+    Deadline,
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Descriptors that flows may use, from the process's limit.
+fn descriptors() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(RESERVED_DESCRIPTORS)
+}

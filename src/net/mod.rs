@@ -2,8 +2,10 @@
 
 mod mac;
 mod mtu;
+mod offload;
 mod plan;
 
 pub use mac::{MacAddr, ParseMacError};
 pub use mtu::{Mtu, MtuOutOfRange};
+pub use offload::{Checksum, Gso, GsoKind, Offload};
 pub use plan::{AddressPlan, PlanError, PlanV4, PlanV6};

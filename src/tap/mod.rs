@@ -7,9 +7,24 @@
 //! gateway always speaks in super-frames; a link whose medium cannot carry
 //! them cuts them up itself.
 
+mod attach_error;
+pub mod netns;
+mod rtnl;
+pub mod segment;
+pub mod sys;
+pub mod tun;
+mod vnet;
+mod watch;
+
+pub use attach_error::{AttachError, Errno, JoinAction, NamespaceKind, userns_remedy};
+pub use tun::Tap;
+pub use watch::Watch;
+
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
+
+pub use crate::net::{Checksum, Gso, GsoKind, Offload};
 
 /// What a link's frames look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,55 +46,6 @@ pub struct Caps {
     pub tso: bool,
     /// UDP super-frames pass, both ways.
     pub uso: bool,
-}
-
-/// The transport checksum of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Checksum {
-    /// Complete in the frame, or absent; the receiver must check it.
-    #[default]
-    Complete,
-    /// Known to be right: no need to check it.
-    Valid,
-    /// The field holds the pseudo-header's sum only; bytes from `start` on are
-    /// still to be summed, the result goes to `start + offset`.
-    Partial {
-        /// Offset of the transport header in the frame, in bytes.
-        start: u16,
-        /// Offset of the checksum field from `start`, in bytes.
-        offset: u16,
-    },
-}
-
-/// What a super-frame is cut into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GsoKind {
-    /// TCP over IPv4.
-    Tcp4,
-    /// TCP over IPv6.
-    Tcp6,
-    /// UDP: each piece is a datagram of its own.
-    Udp,
-}
-
-/// A super-frame's segmentation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gso {
-    /// Protocol of the pieces.
-    pub kind: GsoKind,
-    /// Payload bytes of each piece but the last; never 0.
-    pub size: u16,
-    /// Bytes of headers (Ethernet, IP, transport) in front of the payload.
-    pub header_len: u16,
-}
-
-/// What is still to be done to a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Offload {
-    /// State of the transport checksum.
-    pub checksum: Checksum,
-    /// Segmentation, for a super-frame.
-    pub gso: Option<Gso>,
 }
 
 /// A frame that was read.

@@ -1,0 +1,259 @@
+//! The command line as it is written: options, help, defaults. What they mean
+//! together is decided in [`super::resolve`].
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use super::values;
+use crate::config::Outbound;
+use crate::net::{MacAddr, Mtu, PlanV4, PlanV6};
+use crate::policy::HostLoopback;
+use crate::tap::netns::NetnsTarget;
+
+/// The network that guests have unless told otherwise.
+pub(crate) const DEFAULT_CIDR: &str = "10.0.2.0/24";
+/// The IPv6 network that guests have unless told otherwise.
+pub(crate) const DEFAULT_CIDR6: &str = "fd00::/64";
+
+const ABOUT: &str = "Connects a network namespace to the network, without privileges";
+
+const LONG_ABOUT: &str = "\
+Connects a network namespace to the network, without privileges.
+
+gw makes a TAP interface in a namespace and carries its traffic through ordinary sockets of
+this user: whatever this user can reach, the namespace can. It has no address of its own on
+the network, needs no root and changes nothing on the host.";
+
+const EXAMPLES: &str = "\
+Examples:
+  gw run                                  a shell in a namespace of its own, connected
+  gw run -- curl https://example.com      one command; gw ends with its exit status
+  gw run --map-root -- apt-get update     the same, as root inside
+  gw --netns 4711                         connects the namespace of process 4711
+  gw --netns blue                         the namespace that 'ip netns add blue' made
+  gw --netns /proc/4711/ns/net            a namespace by its path
+  gw run --host-loopback 5432 -- psql -h host.gw.internal
+                                          lets the command reach port 5432 of 127.0.0.1
+
+The guest's network: the gateway is host .2 of --cidr (::2 of --cidr6), the resolver .3 (::3),
+the guest .100 (::100).
+
+Exit status: 0 after SIGTERM, SIGINT or the namespace's end; 1 when something failed; 2 for a
+wrong command line; with 'run' that of the command, 128 + n when signal n ended it, 127 when
+it was not found, 126 when it could not be started.";
+
+/// Everything that can be written on the command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "gw",
+    version,
+    about = ABOUT,
+    long_about = LONG_ABOUT,
+    after_help = "'gw --help' says more and has examples.",
+    after_long_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
+    /// The namespace to connect: a process id, the path of a namespace file, or a name in
+    /// /run/netns or $XDG_RUNTIME_DIR/netns
+    #[arg(long, value_name = "PID|PATH|NAME", value_parser = values::netns, allow_hyphen_values = true)]
+    pub(crate) netns: Option<NetnsTarget>,
+
+    /// User namespace to join first [default: the one that owns the network namespace]
+    #[arg(long, value_name = "PATH", requires = "netns")]
+    pub(crate) userns: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+}
+
+/// What `gw` does other than attaching.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs a command in a new user and network namespace, connected
+    #[command(
+        after_long_help = EXAMPLES,
+        override_usage = "gw run [OPTIONS] [-- CMD ARGS...]",
+        max_term_width = 100
+    )]
+    Run(RunArgs),
+}
+
+/// Options of `gw run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Be root inside [default: keep this user's uid and gid]
+    #[arg(long)]
+    pub(crate) map_root: bool,
+
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+
+    /// The command and its arguments [default: $SHELL, else /bin/sh]
+    #[arg(value_name = "CMD", trailing_var_arg = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Options that all ways to serve a namespace share.
+#[derive(Debug, Args)]
+pub(crate) struct GatewayArgs {
+    /// Name of the TAP interface in the namespace
+    #[arg(long, value_name = "NAME", default_value = "tap0", value_parser = values::ifname, help_heading = "Interface")]
+    pub(crate) ifname: String,
+
+    /// Largest IP packet on the link, in bytes, 68 to 65520; IPv6 needs 1280. Throughput hardly
+    /// depends on it
+    #[arg(long, value_name = "BYTES", default_value = "1500", value_parser = values::mtu, help_heading = "Interface")]
+    pub(crate) mtu: Mtu,
+
+    /// The guest's MAC address [default: the kernel's choice]
+    #[arg(long, value_name = "MAC", value_parser = values::mac, help_heading = "Interface")]
+    pub(crate) mac: Option<MacAddr>,
+
+    /// Leave the interface alone: the guest configures it by DHCP or router advertisements. A
+    /// TAP of that name that exists already is used as it is
+    #[arg(long, conflicts_with = "mac", help_heading = "Interface")]
+    pub(crate) no_configure: bool,
+
+    /// The guest's IPv4 network, prefix length 1 to 25 [default: 10.0.2.0/24]
+    #[arg(long, value_name = "NET/LEN", value_parser = values::cidr, conflicts_with = "no_ipv4", help_heading = "Addresses")]
+    pub(crate) cidr: Option<PlanV4>,
+
+    /// The guest's IPv6 network, prefix length 64 [default: fd00::/64]
+    #[arg(long, value_name = "NET/64", value_parser = values::cidr6, conflicts_with = "no_ipv6", help_heading = "Addresses")]
+    pub(crate) cidr6: Option<PlanV6>,
+
+    /// No IPv4 on the guest's network
+    #[arg(long, conflicts_with = "no_ipv6", help_heading = "Addresses")]
+    pub(crate) no_ipv4: bool,
+
+    /// No IPv6 on the guest's network
+    #[arg(long, help_heading = "Addresses")]
+    pub(crate) no_ipv6: bool,
+
+    /// Let the gateway address reach this host's 127.0.0.1 and ::1: all ports, or only those
+    /// given, like 5432,8000-8010 [default: none]
+    #[arg(
+        long, value_name = "PORTS", value_parser = values::host_loopback,
+        num_args = 0..=1, default_missing_value = "all", help_heading = "What is reached"
+    )]
+    pub(crate) host_loopback: Option<HostLoopback>,
+
+    /// Source address, or interface, of IPv4 traffic on the host [default: the host decides]
+    #[arg(long, value_name = "ADDR|IFACE", value_parser = values::outbound4, conflicts_with = "no_ipv4", help_heading = "What is reached")]
+    pub(crate) outbound_addr: Option<Outbound<Ipv4Addr>>,
+
+    /// Source address, or interface, of IPv6 traffic on the host [default: the host decides]
+    #[arg(long, value_name = "ADDR|IFACE", value_parser = values::outbound6, conflicts_with = "no_ipv6", help_heading = "What is reached")]
+    pub(crate) outbound_addr6: Option<Outbound<Ipv6Addr>>,
+
+    /// Pass no echo requests on: only the gateway itself answers pings
+    #[arg(long, help_heading = "What is reached")]
+    pub(crate) no_icmp: bool,
+
+    /// DNS server to ask, port 53 unless given; repeatable, in order of preference
+    /// [default: those of the host's /etc/resolv.conf, followed as it changes]
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = values::dns, help_heading = "Names")]
+    pub(crate) dns: Vec<SocketAddr>,
+
+    /// No resolver on the guest's network
+    #[arg(long, conflicts_with_all = ["dns", "search", "ndots", "host"], help_heading = "Names")]
+    pub(crate) no_dns: bool,
+
+    /// Search domain; repeatable; '.' for none [default: the host's]
+    #[arg(long, value_name = "DOMAIN", value_parser = values::search, help_heading = "Names")]
+    pub(crate) search: Vec<String>,
+
+    /// Names with at least this many dots are looked up as given first, 0 to 15 [default: 1]
+    #[arg(long, value_name = "N", value_parser = values::ndots, help_heading = "Names")]
+    pub(crate) ndots: Option<u8>,
+
+    /// Answer this name with this address; repeatable
+    #[arg(long, value_name = "NAME=ADDR", value_parser = values::host, help_heading = "Names")]
+    pub(crate) host: Vec<(String, IpAddr)>,
+
+    /// Memory for the buffers of all flows together, in bytes or with K, M or G; at least 16M
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = values::memory, help_heading = "Process")]
+    pub(crate) memory: usize,
+
+    /// Write '1' to this file descriptor when traffic flows, then close it
+    #[arg(long, value_name = "FD", value_parser = values::fd, allow_hyphen_values = true, help_heading = "Process")]
+    pub(crate) ready_fd: Option<RawFd>,
+
+    /// End when the other end of this pipe or socket is closed
+    #[arg(long, value_name = "FD", value_parser = values::fd, allow_hyphen_values = true, help_heading = "Process")]
+    pub(crate) exit_fd: Option<RawFd>,
+
+    /// Write the process id to this file when traffic flows; removed at the end
+    #[arg(long, value_name = "PATH", help_heading = "Process")]
+    pub(crate) pid_file: Option<PathBuf>,
+
+    /// Print nothing but the reason of a failure
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Messages")]
+    pub(crate) quiet: bool,
+
+    /// Print more; twice for everything
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Messages")]
+    pub(crate) verbose: u8,
+
+    /// Form of the messages on standard error
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = LogFormat::Text, help_heading = "Messages")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Form of the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines to read.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn host_loopback_takes_a_value_or_none() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).expect("parses");
+        let cli = parse("gw --netns 1 --host-loopback");
+        assert_eq!(cli.gateway.host_loopback, Some(HostLoopback::Open));
+        let cli = parse("gw --netns 1 --host-loopback --no-icmp");
+        assert_eq!(cli.gateway.host_loopback, Some(HostLoopback::Open));
+        for line in [
+            "gw --host-loopback 80 --netns 1",
+            "gw --host-loopback=80 --netns 1",
+        ] {
+            let ports = parse(line).gateway.host_loopback.expect("given");
+            assert!(ports.allows(80) && !ports.allows(81));
+        }
+    }
+
+    #[test]
+    fn the_command_keeps_its_own_options() {
+        let line = ["gw", "run", "-q", "--", "sh", "-c", "exit 3", "--mtu"];
+        let Some(Command::Run(run)) = Cli::try_parse_from(line).expect("parses").command else {
+            panic!("not run");
+        };
+        assert_eq!(run.command, ["sh", "-c", "exit 3", "--mtu"]);
+        assert!(run.gateway.quiet);
+    }
+}

@@ -1,0 +1,353 @@
+//! From what was written to what is meant: options that contradict each other
+//! are refused, those left out get their values.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::args::{Cli, Command, DEFAULT_CIDR, DEFAULT_CIDR6, GatewayArgs, LogFormat};
+use super::values::{self, BadValue};
+use crate::config::{Config, Configure, DnsConfig, IcmpPolicy, InterfaceConfig};
+use crate::net::{AddressPlan, MacAddr, Mtu};
+use crate::policy::HostLoopback;
+use crate::tap::netns::NetnsTarget;
+
+/// A command line that makes no sense; the text says what to write instead.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UsageError {
+    /// Neither a namespace nor a command.
+    #[error(
+        "say what to connect: 'gw --netns PID' for a namespace that exists, \
+         'gw run' for a new one with a command in it"
+    )]
+    NothingToDo,
+    /// IPv6 was asked for on a link too small for it.
+    #[error("IPv6 needs an MTU of {min} bytes, not {0}; raise --mtu, or leave IPv6 out with --no-ipv6", min = Mtu::MIN_IPV6)]
+    MtuForIpv6(Mtu),
+    /// One descriptor for two purposes.
+    #[error("--ready-fd and --exit-fd are both {0}; give each a pipe of its own")]
+    SameFd(i32),
+    /// `.` among other search domains.
+    #[error("--search . means no search domains; leave it out beside others")]
+    SearchDot,
+    /// A value that a parser refused.
+    #[error("{0}")]
+    Value(#[from] BadValue),
+}
+
+/// All that a run of the program needs to know.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    pub(crate) config: Config,
+    pub(crate) mode: Mode,
+    pub(crate) messages: Messages,
+    /// To be shown once the messages' form is set up.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Where the namespace comes from.
+#[derive(Debug)]
+pub(crate) enum Mode {
+    /// It is there already.
+    Attach {
+        target: NetnsTarget,
+        userns: Option<PathBuf>,
+    },
+    /// It is made for a command.
+    Run(RunMode),
+}
+
+/// What runs in a new namespace.
+#[derive(Debug)]
+pub(crate) struct RunMode {
+    /// Empty: the user's shell.
+    pub(crate) command: Vec<OsString>,
+    pub(crate) identity: Identity,
+}
+
+/// Who the command is inside its user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// The caller's uid and gid.
+    Same,
+    /// 0 and 0.
+    Root,
+}
+
+/// How much is said, and in which form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Messages {
+    pub(crate) level: Level,
+    pub(crate) format: LogFormat,
+}
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Only why it failed.
+    Quiet,
+    /// What the user should know.
+    Normal,
+    /// With details.
+    Verbose,
+    /// Everything.
+    Everything,
+}
+
+/// Makes sense of a command line.
+pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
+    let (mode, gateway) = match (cli.command, cli.netns) {
+        (Some(Command::Run(run)), _) => {
+            let identity = if run.map_root {
+                Identity::Root
+            } else {
+                Identity::Same
+            };
+            (
+                Mode::Run(RunMode {
+                    command: run.command,
+                    identity,
+                }),
+                run.gateway,
+            )
+        }
+        (None, Some(target)) => (
+            Mode::Attach {
+                target,
+                userns: cli.userns,
+            },
+            cli.gateway,
+        ),
+        (None, None) => return Err(UsageError::NothingToDo),
+    };
+    let messages = messages(&gateway);
+    let mut warnings = Vec::new();
+    let config = config(gateway, &mut warnings)?;
+    Ok(Invocation {
+        config,
+        mode,
+        messages,
+        warnings,
+    })
+}
+
+fn messages(args: &GatewayArgs) -> Messages {
+    let level = match (args.quiet, args.verbose) {
+        (true, _) => Level::Quiet,
+        (false, 0) => Level::Normal,
+        (false, 1) => Level::Verbose,
+        (false, _) => Level::Everything,
+    };
+    Messages {
+        level,
+        format: args.log_format,
+    }
+}
+
+fn config(args: GatewayArgs, warnings: &mut Vec<String>) -> Result<Config, UsageError> {
+    if let (Some(ready), Some(exit)) = (args.ready_fd, args.exit_fd)
+        && ready == exit
+    {
+        return Err(UsageError::SameFd(ready));
+    }
+    let plan = plan(&args, warnings)?;
+    Ok(Config {
+        dns: dns(&args)?,
+        plan,
+        interface: InterfaceConfig {
+            name: args.ifname,
+            mac: args.mac,
+            configure: if args.no_configure {
+                Configure::LeaveAlone
+            } else {
+                Configure::Static
+            },
+        },
+        host_loopback: args.host_loopback.unwrap_or(HostLoopback::Closed),
+        outbound4: args.outbound_addr,
+        outbound6: args.outbound_addr6,
+        icmp: if args.no_icmp {
+            IcmpPolicy::GatewayOnly
+        } else {
+            IcmpPolicy::Forward
+        },
+        memory: args.memory,
+        ready_fd: args.ready_fd,
+        exit_fd: args.exit_fd,
+        pid_file: args.pid_file,
+    })
+}
+
+fn plan(args: &GatewayArgs, warnings: &mut Vec<String>) -> Result<AddressPlan, UsageError> {
+    let v4 = match args.cidr {
+        _ if args.no_ipv4 => None,
+        Some(plan) => Some(plan),
+        None => Some(values::cidr(DEFAULT_CIDR)?),
+    };
+    let mut v6 = match args.cidr6 {
+        _ if args.no_ipv6 => None,
+        Some(plan) => Some(plan),
+        None => Some(values::cidr6(DEFAULT_CIDR6)?),
+    };
+    if v6.is_some() && args.mtu.get() < Mtu::MIN_IPV6 {
+        if args.cidr6.is_some() || args.no_ipv4 {
+            return Err(UsageError::MtuForIpv6(args.mtu));
+        }
+        warnings.push(format!(
+            "no IPv6 on the guest's network: it needs an MTU of {} bytes, not {}; \
+             --no-ipv6 silences this",
+            Mtu::MIN_IPV6,
+            args.mtu
+        ));
+        v6 = None;
+    }
+    Ok(AddressPlan {
+        v4,
+        v6,
+        gateway_mac: random_mac(),
+        mtu: args.mtu,
+    })
+}
+
+/// A MAC address of the gateway's own. Where the system has no randomness yet
+/// any will do: there are two stations on the link.
+fn random_mac() -> MacAddr {
+    let mut bytes = [0x02, 0x67, 0x77, 0x00, 0x00, 0x02];
+    let _ = getrandom::fill(&mut bytes);
+    MacAddr::local_from(bytes)
+}
+
+fn dns(args: &GatewayArgs) -> Result<Option<DnsConfig>, UsageError> {
+    if args.no_dns {
+        return Ok(None);
+    }
+    let search = match &args.search[..] {
+        [] => None,
+        [none] if none.is_empty() => Some(Vec::new()),
+        domains if domains.iter().any(String::is_empty) => return Err(UsageError::SearchDot),
+        domains => Some(domains.to_vec()),
+    };
+    Ok(Some(DnsConfig {
+        upstreams: args.dns.clone(),
+        resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        search,
+        ndots: args.ndots.unwrap_or(1),
+        hosts: args.host.clone(),
+        deadline: Duration::from_secs(10),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn parse(line: &str) -> Result<Invocation, String> {
+        let cli = Cli::try_parse_from(line.split_whitespace()).map_err(|e| e.to_string())?;
+        resolve(cli).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn defaults() {
+        let run = parse("gw run").expect("parses");
+        let config = run.config;
+        assert_eq!(config.plan.v4.expect("v4").net.to_string(), "10.0.2.0/24");
+        assert_eq!(config.plan.v6.expect("v6").net.to_string(), "fd00::/64");
+        assert!(config.plan.gateway_mac.is_unicast());
+        assert_eq!(config.plan.mtu, Mtu::ETHERNET);
+        assert_eq!(config.interface.name, "tap0");
+        assert_eq!(config.interface.configure, Configure::Static);
+        assert_eq!(config.host_loopback, HostLoopback::Closed);
+        assert_eq!(config.memory, crate::config::DEFAULT_MEMORY);
+        assert_eq!(config.dns.expect("dns").search, None);
+        assert!(run.warnings.is_empty());
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_a_sentence() {
+        for (line, part) in [
+            ("gw", "say what to connect"),
+            ("gw --mtu 1500", "say what to connect"),
+            (
+                "gw --netns 1 --mac 02:00:00:00:00:01 --no-configure",
+                "cannot be used with",
+            ),
+            ("gw --netns 1 --no-ipv4 --no-ipv6", "cannot be used with"),
+            (
+                "gw --netns 1 --no-ipv4 --cidr 10.0.2.0/24",
+                "cannot be used with",
+            ),
+            (
+                "gw --netns 1 --no-dns --dns 192.0.2.1",
+                "cannot be used with",
+            ),
+            ("gw --netns 1 -q -v", "cannot be used with"),
+            (
+                "gw --netns 1 --mtu 1279 --cidr6 fd00::/64",
+                "IPv6 needs an MTU of 1280 bytes, not 1279",
+            ),
+            ("gw --netns 1 --mtu 1279 --no-ipv4", "raise --mtu"),
+            (
+                "gw --netns 1 --ready-fd 3 --exit-fd 3",
+                "both 3; give each a pipe of its own",
+            ),
+            ("gw --netns 1 --ready-fd -1", "like 3"),
+            (
+                "gw --netns 1 --search . --search a.b",
+                "leave it out beside others",
+            ),
+            ("gw --userns /proc/1/ns/user", "--netns"),
+            ("gw run --netns 1", "unexpected argument"),
+            ("gw --netns 1 run", "cannot be used with"),
+            ("gw --netns 1 --colour", "unexpected argument '--colour'"),
+            (
+                "gw run --host-loopback curl x",
+                "put the command after '--'",
+            ),
+        ] {
+            let said = parse(line).map(|_| ()).expect_err(line);
+            assert!(said.contains(part), "{line}: '{said}' lacks '{part}'");
+        }
+    }
+
+    #[test]
+    fn a_small_mtu_leaves_ipv6_out_and_says_so() {
+        let small = parse("gw run --mtu 576").expect("parses");
+        assert!(small.config.plan.v6.is_none());
+        assert_eq!(small.warnings.len(), 1);
+        let told = parse("gw run --mtu 576 --no-ipv6").expect("parses");
+        assert!(told.warnings.is_empty());
+    }
+
+    #[test]
+    fn everything_at_once() {
+        let line = "gw run --map-root --ifname eth0 --mtu 9000 --mac 02:00:00:00:00:01 \
+            --cidr 192.168.7.0/24 --cidr6 fd12::/64 --host-loopback 5432,8000-8010 \
+            --outbound-addr 192.0.2.1 --outbound-addr6 wg0 --dns 192.0.2.53 \
+            --dns [2001:db8::1]:5353 --search a.example --search b.example --ndots 2 \
+            --host db=192.0.2.7 --no-icmp --memory 64M --ready-fd 7 --exit-fd 8 \
+            --pid-file /run/gw.pid -vv --log-format json -- sh -c true";
+        let run = parse(line).expect("parses");
+        let Mode::Run(mode) = &run.mode else {
+            panic!("not run")
+        };
+        assert_eq!((mode.identity, mode.command.len()), (Identity::Root, 3));
+        let dns = run.config.dns.expect("dns");
+        assert_eq!(dns.upstreams.len(), 2);
+        assert_eq!(
+            dns.search,
+            Some(vec!["a.example".to_owned(), "b.example".to_owned()])
+        );
+        assert_eq!((dns.ndots, dns.hosts.len()), (2, 1));
+        assert_eq!(
+            run.config.plan.v4.expect("v4").guest.to_string(),
+            "192.168.7.100"
+        );
+        assert_eq!(run.config.memory, 64 << 20);
+        let expected = Messages {
+            level: Level::Everything,
+            format: LogFormat::Json,
+        };
+        assert_eq!(run.messages, expected);
+    }
+}

@@ -1,0 +1,69 @@
+//! `gw --netns`: serves a namespace that is there already.
+
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use super::lifecycle::{Handles, Signals, exit_requested, raise_descriptor_limit};
+use super::messages::{Audience, Voice};
+use super::{Exit, Failure, runtime, summary};
+use crate::config::Config;
+use crate::gateway::{Gateway, StopReason};
+use crate::tap::netns::{Attached, NetnsTarget, attach};
+
+/// Those that end the gateway in good order.
+const ENDING: [Signal; 4] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+];
+
+/// Serves `target` until it is gone or somebody says stop.
+pub(super) fn serve(
+    config: &Config,
+    target: &NetnsTarget,
+    userns: Option<&Path>,
+    voice: Voice,
+) -> Result<Exit, Failure> {
+    let mut handles = Handles::open(config)?;
+    let exit = handles.take_exit();
+    let signals = Signals::block(&ENDING)?;
+    let Attached { tap, made, watch } = attach(target, userns, &config.interface, &config.plan)?;
+    raise_descriptor_limit();
+    let runtime = runtime()?;
+    let ready = || {
+        for warning in made.warnings.iter().cloned().chain(handles.announce()) {
+            voice.warn(&warning);
+        }
+        match voice.audience() {
+            Audience::Person => voice.show(&summary::block(config, target, &made)),
+            Audience::Log => {
+                tracing::info!("serving {target}: {}", summary::log_line(config, &made));
+            }
+            Audience::Nobody => {}
+        }
+    };
+    let stop = async {
+        tokio::select! {
+            // Where signals or the target cannot be waited for, stopping is
+            // better than serving for ever.
+            signal = signals.next() => match signal {
+                Ok(info) => StopReason::Signal(i32::try_from(info.ssi_signo).unwrap_or(0)),
+                Err(_) => StopReason::Signal(0),
+            },
+            () = exit_requested(exit.as_ref()) => StopReason::ExitFd,
+            _ = watch.gone() => StopReason::TargetGone,
+        }
+    };
+    runtime.block_on(async {
+        let gateway = Gateway::new(config, Box::new(tap))?;
+        let stop = async {
+            let reason = stop.await;
+            tracing::info!(?reason, "stopping");
+            reason
+        };
+        gateway.run(ready, stop).await
+    })?;
+    Ok(Exit::Success)
+}

@@ -1,0 +1,286 @@
+//! The guest's pings to the outside.
+//!
+//! # Theory of operation
+//! Each guest address and identifier has a socket of its own: an unprivileged
+//! ping socket (`net.ipv4.ping_group_range` permitting), else a raw one. The
+//! kernel puts its own identifier on the wire; replies get the guest's back. A
+//! hop limit that runs out on the way is reported through the error queue, so
+//! that ICMP traceroute works too.
+//!
+//! Limits: [`MAX_FLOWS`]; the one idle longest makes room. Idle: [`IDLE`].
+
+use std::collections::HashMap;
+use std::io::IoSliceMut;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, SockaddrStorage, recvmsg, sendto};
+
+use super::Core;
+use super::counters::DropReason;
+use super::egress::Problem;
+use super::errqueue::{self, socket_addr};
+use super::flow::{Slots, Table, Token};
+use super::reactor::Readiness;
+use super::sockets::{EchoKind, set_hop_limit};
+use crate::policy::{Protocol, Verdict};
+use crate::wire::icmp::{Echo as EchoMessage, echo_reply};
+
+/// Flows at most.
+pub(crate) const MAX_FLOWS: usize = 256;
+
+/// How long a flow waits for another request or reply.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Replies taken from one socket per visit.
+const REPLIES_PER_VISIT: usize = 64;
+
+/// ICMP types of an echo request and its reply, IPv4 and IPv6.
+const REQUEST4: u8 = 8;
+const REPLY4: u8 = 0;
+const REQUEST6: u8 = 128;
+const REPLY6: u8 = 129;
+
+#[derive(Debug)]
+struct Flow {
+    guest: IpAddr,
+    ident: u16,
+    socket: OwnedFd,
+    kind: EchoKind,
+    hop_limit: Option<u8>,
+    active: Instant,
+}
+
+/// All echo flows.
+#[derive(Debug)]
+pub(crate) struct Echo {
+    flows: Slots<Flow>,
+    index: HashMap<(IpAddr, u16), Token>,
+    next_idle_scan: Option<Instant>,
+    /// The missing permission was already reported.
+    warned: bool,
+    buffer: Vec<u8>,
+}
+
+impl Echo {
+    pub(crate) fn new() -> Self {
+        Self {
+            flows: Slots::new(Table::Echo, MAX_FLOWS),
+            index: HashMap::new(),
+            next_idle_scan: None,
+            warned: false,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Takes an ICMP packet of the guest. Only echo requests are carried.
+    pub(crate) fn input(&mut self, core: &mut Core, packet: &[u8]) {
+        let Some(request) = EchoMessage::parse_request(packet) else {
+            return core.drop(DropReason::Protocol);
+        };
+        match core.policy.verdict(Protocol::Echo, SocketAddr::new(request.dst, 0)) {
+            Verdict::Local => {
+                if let Some(reply) = echo_reply(packet) {
+                    core.egress().packet(&reply);
+                }
+            }
+            Verdict::Connect(to) if core.forward_echo => self.forward(core, &request, to, packet),
+            Verdict::Connect(_) => core.problem(Problem::Prohibited, packet),
+            Verdict::Unreachable => core.problem(Problem::NetUnreachable, packet),
+            Verdict::Drop | Verdict::Dns => core.drop(DropReason::NoNeighbour),
+        }
+    }
+
+    fn forward(
+        &mut self,
+        core: &mut Core,
+        request: &EchoMessage<'_>,
+        to: SocketAddr,
+        packet: &[u8],
+    ) {
+        let sent = self.flow_for(core, request).and_then(|token| {
+            let flow = self.flows.get_mut(token).ok_or(Errno::ENOENT)?;
+            let hops = request.ttl - 1; // checked by the ingress
+            if flow.hop_limit != Some(hops) {
+                set_hop_limit(&flow.socket, to.ip(), hops)?;
+                flow.hop_limit = Some(hops);
+            }
+            send_request(flow, request, to).map_err(Into::into)
+        });
+        if let Err(error) = sent {
+            self.failed(core, &error, packet);
+        }
+    }
+
+    fn failed(&mut self, core: &mut Core, error: &std::io::Error, packet: &[u8]) {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+        if matches!(errno, Errno::EACCES | Errno::EPERM) && !self.warned {
+            self.warned = true;
+            tracing::warn!(
+                "guests cannot ping the outside: this user may not open ping sockets; \
+                 to allow it: sysctl -w net.ipv4.ping_group_range=\"0 2147483647\""
+            );
+        }
+        match Problem::from_errno(errno) {
+            Some(problem) => core.problem(problem, packet),
+            None => core.drop(DropReason::HostError),
+        }
+    }
+
+    fn flow_for(&mut self, core: &mut Core, request: &EchoMessage<'_>) -> std::io::Result<Token> {
+        let key = (request.src, request.ident);
+        if let Some(&token) = self.index.get(&key)
+            && let Some(flow) = self.flows.get_mut(token)
+        {
+            flow.active = core.now;
+            return Ok(token);
+        }
+        if self.flows.is_full() {
+            let oldest = self.flows.iter().min_by_key(|(_, f)| f.active).map(|(token, _)| token);
+            if let Some(token) = oldest {
+                self.remove(token);
+            }
+        }
+        let (socket, kind) = core.sockets.echo(request.dst)?;
+        let mut watched = Ok(());
+        let token = self.flows.insert_with(|token| {
+            watched = core.reactor.watch(&socket, token);
+            let (guest, ident) = key;
+            let active = core.now;
+            watched
+                .is_ok()
+                .then_some(Flow { guest, ident, socket, kind, hop_limit: None, active })
+        });
+        watched?;
+        let token = token.ok_or(Errno::ENOBUFS)?;
+        self.index.insert(key, token);
+        let due = core.now + IDLE;
+        self.next_idle_scan = Some(self.next_idle_scan.map_or(due, |next| next.min(due)));
+        Ok(token)
+    }
+
+    fn remove(&mut self, token: Token) {
+        if let Some(flow) = self.flows.remove(token) {
+            self.index.remove(&(flow.guest, flow.ident));
+        }
+    }
+
+    /// The reactor has news of a flow's socket.
+    pub(crate) fn host_ready(&mut self, core: &mut Core, token: Token, ready: Readiness) {
+        let Some(flow) = self.flows.get_mut(token) else { return };
+        flow.active = core.now;
+        if ready.error {
+            let reports = errqueue::drain(&flow.socket);
+            let _ = socket2::SockRef::from(&flow.socket).take_error();
+            for report in reports {
+                relay(core, flow, &report);
+            }
+        }
+        if !ready.readable {
+            return;
+        }
+        self.buffer.resize(u16::MAX.into(), 0);
+        for _ in 0..REPLIES_PER_VISIT {
+            let mut slices = [IoSliceMut::new(&mut self.buffer)];
+            let fd = flow.socket.as_raw_fd();
+            let received =
+                recvmsg::<SockaddrStorage>(fd, &mut slices, None, MsgFlags::MSG_DONTWAIT)
+                    .map(|m| (m.bytes, m.address.as_ref().and_then(socket_addr)));
+            match received {
+                Ok((len, Some(from))) => reply(core, flow, from.ip(), &self.buffer[..len]),
+                Ok((_, None)) => {}
+                Err(_) => return,
+            }
+        }
+        // Edge-triggered: what is left comes with the next edge or is dropped
+        // by the socket's own bound; pings are rare.
+    }
+
+    /// Removes idle flows.
+    pub(crate) fn poll_timers(&mut self, now: Instant) {
+        if self.next_idle_scan.is_none_or(|at| at > now) {
+            return;
+        }
+        let due = |flow: &Flow| flow.active + IDLE;
+        let idle: Vec<Token> =
+            self.flows.iter().filter(|(_, f)| due(f) <= now).map(|(token, _)| token).collect();
+        for token in idle {
+            self.remove(token);
+        }
+        self.next_idle_scan = self.flows.iter().map(|(_, f)| due(f)).min();
+    }
+
+    /// When [`Echo::poll_timers`] has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.next_idle_scan
+    }
+}
+
+fn send_request(flow: &Flow, request: &EchoMessage<'_>, to: SocketAddr) -> Result<(), Errno> {
+    let kind = if to.is_ipv4() { REQUEST4 } else { REQUEST6 };
+    let mut message = vec![kind, 0, 0, 0];
+    message.extend(request.ident.to_be_bytes());
+    message.extend(request.seq.to_be_bytes());
+    message.extend_from_slice(request.payload);
+    if to.is_ipv4() {
+        // The kernel fills it in on ping sockets, and for ICMPv6 on both kinds.
+        let sum = crate::wire::checksum::internet(&message);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
+    let address = SockaddrStorage::from(SocketAddr::new(to.ip(), 0));
+    sendto(flow.socket.as_raw_fd(), &message, &address, MsgFlags::MSG_DONTWAIT).map(|_| ())
+}
+
+/// Hands a reply to the guest, under its own identifier.
+fn reply(core: &mut Core, flow: &Flow, from: IpAddr, bytes: &[u8]) {
+    let message = match (flow.kind, from) {
+        // Raw IPv4 sockets deliver the IP header as well (raw(7)).
+        (EchoKind::Raw, IpAddr::V4(_)) => {
+            let header = usize::from(bytes.first().copied().unwrap_or(0) & 0x0f) * 4;
+            bytes.get(header..).unwrap_or_default()
+        }
+        _ => bytes,
+    };
+    let Some((&[kind, _, _, _, i0, i1, s0, s1], payload)) = message.split_first_chunk() else {
+        return;
+    };
+    let expected = if from.is_ipv4() { REPLY4 } else { REPLY6 };
+    let ours = flow.kind == EchoKind::Ping || u16::from_be_bytes([i0, i1]) == flow.ident;
+    if kind != expected || !ours {
+        return;
+    }
+    let seen = core.as_guest_sees(SocketAddr::new(from, 0), SocketAddr::new(flow.guest, 0));
+    let reply = EchoMessage {
+        src: seen.ip(),
+        dst: flow.guest,
+        ttl: 64,
+        ident: flow.ident,
+        seq: u16::from_be_bytes([s0, s1]),
+        payload,
+    };
+    if let Ok(packet) = reply.to_reply_packet() {
+        core.egress().packet(&packet);
+    }
+}
+
+/// Passes on what a router said about a request.
+fn relay(core: &mut Core, flow: &Flow, report: &errqueue::Report) {
+    let Some((&[_, _, _, _, _, _, s0, s1], payload)) = report.payload.split_first_chunk() else {
+        return;
+    };
+    let request = EchoMessage {
+        src: flow.guest,
+        dst: report.destination.ip(),
+        ttl: flow.hop_limit.unwrap_or(63).saturating_add(1),
+        ident: flow.ident,
+        seq: u16::from_be_bytes([s0, s1]),
+        payload,
+    };
+    let Ok(offending) = request.to_request_packet() else { return };
+    match report.offender {
+        Some(router) => core.egress().problem(report.problem, router, &offending),
+        None => core.problem(report.problem, &offending),
+    }
+}

@@ -1,0 +1,185 @@
+//! What identifies a flow, and the tokens by which the reactor names one.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// The two ends of a flow, as the guest sees them. Compact, for hashing: IPv4
+/// addresses are held in mapped form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct FlowKey {
+    guest: [u8; 16],
+    remote: [u8; 16],
+    ports: u32,
+}
+
+fn bytes(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
+        IpAddr::V6(a) => a.octets(),
+    }
+}
+
+fn addr(bytes: [u8; 16]) -> IpAddr {
+    IpAddr::from(bytes).to_canonical()
+}
+
+impl FlowKey {
+    pub(crate) fn new(guest: SocketAddr, remote: SocketAddr) -> Self {
+        let ports = u32::from(guest.port()) << 16 | u32::from(remote.port());
+        Self { guest: bytes(guest.ip()), remote: bytes(remote.ip()), ports }
+    }
+
+    /// The guest's end.
+    pub(crate) fn guest(&self) -> SocketAddr {
+        #[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits")]
+        SocketAddr::new(addr(self.guest), (self.ports >> 16) as u16)
+    }
+
+    /// The other end, as the guest named it.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half of 32 bits")]
+        SocketAddr::new(addr(self.remote), self.ports as u16)
+    }
+}
+
+/// The table that a token points into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Table {
+    /// The link, or another descriptor of the driver's own.
+    Driver,
+    Tcp,
+    Udp,
+    Echo,
+}
+
+/// Names a flow, and says no when the flow has gone and its place is taken by
+/// another: an event that was already collected must not reach the newcomer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Token(u64);
+
+impl Token {
+    pub(crate) fn new(table: Table, index: usize, generation: u16) -> Self {
+        let index = u64::from(u32::try_from(index).expect("tables are bounded far below 2^32"));
+        Self((table as u64) << 48 | u64::from(generation) << 32 | index)
+    }
+
+    pub(crate) const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    pub(crate) const fn raw(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn table(self) -> Table {
+        match self.0 >> 48 {
+            1 => Table::Tcp,
+            2 => Table::Udp,
+            3 => Table::Echo,
+            _ => Table::Driver,
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "fields of the token")]
+    pub(crate) fn index(self) -> usize {
+        self.0 as u32 as usize
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "fields of the token")]
+    pub(crate) fn generation(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+}
+
+/// A table of flows with stable places. Bounded: [`Slots::insert`] refuses.
+#[derive(Debug)]
+pub(crate) struct Slots<T> {
+    table: Table,
+    limit: usize,
+    slots: Vec<(u16, Option<T>)>,
+    free: Vec<usize>,
+}
+
+impl<T> Slots<T> {
+    pub(crate) fn new(table: Table, limit: usize) -> Self {
+        Self { table, limit, slots: Vec::new(), free: Vec::new() }
+    }
+
+    /// Flows in the table.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() >= self.limit
+    }
+
+    /// Puts in what `make` builds for its token; `None` when full or when
+    /// `make` declines.
+    pub(crate) fn insert_with(&mut self, make: impl FnOnce(Token) -> Option<T>) -> Option<Token> {
+        if self.is_full() {
+            return None;
+        }
+        let index = self.free.last().copied().unwrap_or(self.slots.len());
+        let generation = self.slots.get(index).map_or(0, |slot| slot.0);
+        let token = Token::new(self.table, index, generation);
+        let value = make(token)?;
+        if self.free.pop().is_some() {
+            self.slots[index].1 = Some(value);
+        } else {
+            self.slots.push((generation, Some(value)));
+        }
+        Some(token)
+    }
+
+    pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut T> {
+        let (generation, value) = self.slots.get_mut(token.index())?;
+        if *generation == token.generation() { value.as_mut() } else { None }
+    }
+
+    pub(crate) fn remove(&mut self, token: Token) -> Option<T> {
+        let (generation, value) = self.slots.get_mut(token.index())?;
+        if *generation != token.generation() {
+            return None;
+        }
+        let value = value.take()?;
+        *generation = generation.wrapping_add(1);
+        self.free.push(token.index());
+        Some(value)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
+        self.slots.iter().enumerate().filter_map(|(index, (generation, value))| {
+            Some((Token::new(self.table, index, *generation), value.as_ref()?))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn keys_keep_both_ends(a: std::net::Ipv4Addr, b: std::net::Ipv4Addr, p: u16, q: u16) {
+            let (guest, remote) = (SocketAddr::new(a.into(), p), SocketAddr::new(b.into(), q));
+            let key = FlowKey::new(guest, remote);
+            prop_assert_eq!((key.guest(), key.remote()), (guest, remote));
+        }
+    }
+
+    #[test]
+    fn a_token_of_the_past_names_nothing() {
+        let mut slots = Slots::new(Table::Udp, 2);
+        let first = slots.insert_with(|_| Some('a')).expect("room");
+        assert_eq!(slots.remove(first), Some('a'));
+        let second = slots.insert_with(|_| Some('b')).expect("room");
+        assert_eq!(second.index(), first.index());
+        assert_eq!(slots.get_mut(first), None);
+        assert_eq!(slots.remove(first), None);
+        assert_eq!(slots.get_mut(second), Some(&mut 'b'));
+        slots.insert_with(|_| Some('c')).expect("room");
+        assert!(slots.insert_with(|_| Some('d')).is_none(), "bounded");
+        assert_eq!(second.table(), Table::Udp);
+    }
+}

@@ -1,0 +1,139 @@
+//! Sockets on the host's side: made non-blocking, bound where the user asked.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::net::sockopt::{set_ip_mtu_discover, set_ipv6_mtu_discover};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::tcp::Progress;
+use crate::config::Outbound;
+
+/// Makes host sockets.
+#[derive(Debug, Clone, Default)]
+pub struct HostSockets {
+    /// Where IPv4 flows leave; `None`: the host's routes decide.
+    pub outbound4: Option<Outbound<Ipv4Addr>>,
+    /// Where IPv6 flows leave.
+    pub outbound6: Option<Outbound<Ipv6Addr>>,
+}
+
+impl HostSockets {
+    /// Starts a TCP connection to `to`.
+    ///
+    /// # Errors
+    /// What `connect(2)` says at once.
+    pub(crate) fn connect_tcp(&self, to: SocketAddr) -> io::Result<(OwnedFd, Progress)> {
+        let socket = self.socket(to, Type::STREAM, Protocol::TCP)?;
+        socket.set_tcp_nodelay(true)?;
+        match socket.connect(&to.into()) {
+            Ok(()) => Ok((socket.into(), Progress::Connected)),
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {
+                Ok((socket.into(), Progress::Pending))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A UDP socket for every destination of `to`'s family. ICMP errors are
+    /// queued on it (`IP_RECVERR`), and equal datagrams may arrive together
+    /// (`UDP_GRO`).
+    ///
+    /// # Errors
+    /// When the process is out of descriptors, or the outbound address is gone.
+    pub(crate) fn udp(&self, to: SocketAddr) -> io::Result<OwnedFd> {
+        let socket = self.socket(to, Type::DGRAM, Protocol::UDP)?;
+        queue_errors(&socket, to.ip())?;
+        // Without it datagrams come one by one: slower, not wrong.
+        let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
+        Ok(socket.into())
+    }
+
+    /// A socket that sends echo requests, and whether the kernel checks
+    /// identifiers for us.
+    ///
+    /// # Errors
+    /// `EACCES` when neither ping sockets nor raw sockets are allowed.
+    pub(crate) fn echo(&self, to: IpAddr) -> io::Result<(OwnedFd, EchoKind)> {
+        let protocol = if to.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
+        let at = SocketAddr::new(to, 0);
+        let ping = self.socket(at, Type::DGRAM, protocol).map(|s| (s, EchoKind::Ping));
+        let (socket, kind) = ping.or_else(|denied| {
+            self.socket(at, Type::RAW, protocol).map(|s| (s, EchoKind::Raw)).map_err(|_| denied)
+        })?;
+        queue_errors(&socket, to)?;
+        Ok((socket.into(), kind))
+    }
+
+    fn socket(&self, to: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+        let kind = kind.nonblocking().cloexec();
+        let socket = Socket::new(Domain::for_address(to), kind, Some(protocol))?;
+        if !to.ip().is_loopback() {
+            self.bind(&socket, to.ip())?;
+        }
+        Ok(socket)
+    }
+
+    fn bind(&self, socket: &Socket, to: IpAddr) -> io::Result<()> {
+        let from: Option<SocketAddr> = match to {
+            IpAddr::V4(_) => match &self.outbound4 {
+                Some(Outbound::Address(a)) => Some((*a, 0).into()),
+                Some(Outbound::Interface(name)) => return socket.bind_device(Some(name.as_bytes())),
+                None => None,
+            },
+            IpAddr::V6(_) => match &self.outbound6 {
+                Some(Outbound::Address(a)) => Some((*a, 0).into()),
+                Some(Outbound::Interface(name)) => return socket.bind_device(Some(name.as_bytes())),
+                None => None,
+            },
+        };
+        let Some(from) = from else { return Ok(()) };
+        if from.is_ipv4() {
+            // The port is chosen when the destination is known: no 28,000 limit.
+            let _ = setsockopt(socket, sockopt::IpBindAddressNoPort, &true);
+        }
+        socket.bind(&from.into())
+    }
+}
+
+/// How echo replies come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EchoKind {
+    /// Only ours, identifier rewritten by the kernel.
+    Ping,
+    /// Everybody's; IPv4's with the IP header in front.
+    Raw,
+}
+
+fn queue_errors(socket: &Socket, to: IpAddr) -> io::Result<()> {
+    if to.is_ipv4() {
+        setsockopt(socket, sockopt::Ipv4RecvErr, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv6RecvErr, &true)?;
+    }
+    Ok(())
+}
+
+/// Sets the time to live or hop limit of what the socket sends.
+pub(crate) fn set_hop_limit(socket: &OwnedFd, to: IpAddr, hops: u8) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    if to.is_ipv4() {
+        socket.set_ttl_v4(hops.into())
+    } else {
+        socket.set_unicast_hops_v6(hops.into())
+    }
+}
+
+/// Whether the host's kernel may fragment what the socket sends. It may not
+/// when the guest forbade it: then the guest hears of the path's MTU instead.
+pub(crate) fn set_dont_fragment(socket: &OwnedFd, to: IpAddr, df: bool) -> io::Result<()> {
+    use rustix::net::sockopt::{Ipv4PathMtuDiscovery as V4, Ipv6PathMtuDiscovery as V6};
+    if to.is_ipv4() {
+        set_ip_mtu_discover(socket, if df { V4::DO } else { V4::DONT })?;
+    } else {
+        set_ipv6_mtu_discover(socket, if df { V6::DO } else { V6::DONT })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,340 @@
+//! A guest's connection joined to a host socket.
+//!
+//! # Theory of operation
+//!
+//! A [`Join`] has two directions, each with its own notion of full.
+//!
+//! **Guest to host.** Segments are queued as lwIP delivers them and written to
+//! the socket straight from the frames they came in. The guest's window is
+//! opened by what the socket *took*, so that a host that stops reading stops
+//! the guest, and what we hold is at most the window. The window starts at what
+//! a SYN can announce and doubles, up to [`MAX_WINDOW`], whenever the guest has
+//! used it up and the host kept pace.
+//!
+//! **Host to guest.** The socket is read only while the guest's window and our
+//! own limit have room. Bytes are read into chunks that lwIP sends by
+//! reference; the [`Outbox`] keeps each until the guest acknowledges it.
+//!
+//! **Closing** (the close table):
+//!
+//! | event | effect |
+//! |---|---|
+//! | guest FIN | `shutdown(SHUT_WR)` once everything before it is written |
+//! | host end of file | FIN to the guest behind everything before it |
+//! | guest reset, guest unreachable | host socket closed with a reset |
+//! | host reset or error | guest connection reset |
+//! | idle too long | both reset |
+//!
+//! **Acknowledgements** are sent once per round at most. A round that moved
+//! two segments or more, or that opened the window markedly, sends one at its
+//! end; smaller ones wait [`ACK_DELAY`] for data to travel with.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, sendmsg, shutdown};
+
+use super::super::egress::Egress;
+use super::super::lwip::{CHUNK, Chunk, Connection, End, INITIAL_WINDOW, Pool, RxQueue, Stack};
+
+/// Largest receive window and send buffer of one connection, in bytes.
+pub(crate) const MAX_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// How long an acknowledgement may wait for data to go with, in microseconds'
+/// precision; far below the 40 ms that guests' own stacks use.
+pub(crate) const ACK_DELAY: Duration = Duration::from_millis(2);
+
+/// Chunks read from one socket before the others get their turn.
+const CHUNKS_PER_ROUND: usize = 8;
+
+/// Slices of one write to the host; Linux's limit (`IOV_MAX`) is 1024.
+const MAX_SLICES: usize = 256;
+
+/// What a round of work on a join led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Carry on when something happens.
+    Open,
+    /// Carry on soon: the round's share of work was used up.
+    More,
+    /// Both directions have ended in order.
+    Finished,
+    /// The guest's side ended without order: reset the host's.
+    ResetHost,
+    /// The host's side did: reset the guest's.
+    ResetGuest,
+}
+
+/// When the guest is to be acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AckNeed {
+    /// Nothing is due.
+    None,
+    /// Within [`ACK_DELAY`].
+    Soon,
+}
+
+/// Bytes sent to the guest and not acknowledged yet, oldest first.
+#[derive(Debug, Default)]
+struct Outbox {
+    chunks: VecDeque<(Chunk, usize)>,
+    /// Acknowledged bytes of the first chunk.
+    acknowledged: usize,
+}
+
+impl Outbox {
+    fn acknowledge(&mut self, bytes: usize) {
+        self.acknowledged += bytes;
+        while let Some((_, len)) = self.chunks.front()
+            && self.acknowledged >= *len
+        {
+            self.acknowledged -= *len;
+            self.chunks.pop_front();
+        }
+    }
+}
+
+/// The host's side of a join.
+#[derive(Debug)]
+struct HostSide {
+    readable: bool,
+    writable: bool,
+    /// The host has closed its direction.
+    ended: bool,
+    /// We have closed ours.
+    shut: bool,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Join {
+    pub(super) connection: Connection,
+    outbox: Outbox,
+    host: HostSide,
+    /// Receive window, in bytes.
+    window: u32,
+    /// Bytes received since the window last grew.
+    since_growth: u32,
+    /// Bytes received since the last acknowledgement.
+    since_ack: usize,
+    /// Bytes towards the guest that may be unacknowledged.
+    send_limit: usize,
+}
+
+impl Join {
+    /// A join whose socket may be readable and writable.
+    pub(super) fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            outbox: Outbox::default(),
+            host: HostSide { readable: true, writable: true, ended: false, shut: false },
+            window: INITIAL_WINDOW,
+            since_growth: 0,
+            since_ack: 0,
+            send_limit: INITIAL_WINDOW as usize,
+        }
+    }
+
+    /// Notes what the reactor saw.
+    pub(super) fn host_ready(&mut self, readable: bool, writable: bool) {
+        self.host.readable |= readable;
+        self.host.writable |= writable;
+    }
+
+    /// True when one direction has closed.
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.host.ended || self.connection.guest_closed()
+    }
+
+    /// True when data is held in either direction.
+    #[cfg(test)]
+    pub(super) fn holds_data(&self) -> bool {
+        !self.outbox.chunks.is_empty() || self.connection.rx().bytes > 0
+    }
+
+    /// Moves what can be moved, both ways.
+    pub(super) fn round(
+        &mut self,
+        stack: &mut Stack<Egress>,
+        pool: &Rc<Pool>,
+        socket: &OwnedFd,
+    ) -> Outcome {
+        self.release(pool);
+        if matches!(self.connection.end(), Some(End::Reset | End::Aborted)) {
+            return Outcome::ResetHost;
+        }
+        let written = match self.to_host(socket) {
+            Ok(written) => written,
+            Err(_) => return Outcome::ResetGuest,
+        };
+        let worth_telling = self.grow_window(pool, written);
+        let more = match self.to_guest(stack, pool, socket) {
+            Ok(more) => more,
+            Err(_) => return Outcome::ResetGuest,
+        };
+        self.acknowledge(stack, worth_telling);
+        if self.is_finished() {
+            return Outcome::Finished;
+        }
+        if more { Outcome::More } else { Outcome::Open }
+    }
+
+    /// Whether an acknowledgement is still to be sent.
+    pub(super) fn ack_need(&self) -> AckNeed {
+        if self.connection.ack_due() { AckNeed::Soon } else { AckNeed::None }
+    }
+
+    /// Sends the acknowledgement that waited long enough.
+    pub(super) fn acknowledge_now(&mut self, stack: &mut Stack<Egress>) {
+        if self.connection.ack_due() {
+            self.since_ack = 0;
+            self.connection.acknowledge(stack);
+        }
+    }
+
+    /// Forgets chunks that the guest has.
+    fn release(&mut self, pool: &Pool) {
+        let acked = self.connection.take_acked();
+        if acked == 0 {
+            return;
+        }
+        self.outbox.acknowledge(acked);
+        // The guest keeps up: let more be under way.
+        if acked >= self.send_limit / 2 && !pool.budget().is_tight() {
+            self.send_limit = (self.send_limit * 2).min(MAX_WINDOW as usize);
+        }
+    }
+
+    /// Writes queued data to the host; then its end. Returns the bytes written.
+    fn to_host(&mut self, socket: &OwnedFd) -> Result<usize, Errno> {
+        let mut total = 0;
+        let mut rx = self.connection.rx();
+        while self.host.writable && rx.bytes > 0 {
+            match send_some(socket, &rx) {
+                Ok(n) => {
+                    rx.advance(n);
+                    total += n;
+                }
+                Err(Errno::EAGAIN) => self.host.writable = false,
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let done = rx.bytes == 0 && self.connection.guest_closed() && !self.host.shut;
+        drop(rx);
+        if done {
+            self.host.shut = true;
+            match shutdown(socket.as_raw_fd(), Shutdown::Write) {
+                Ok(()) | Err(Errno::ENOTCONN) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(total)
+    }
+
+    /// Opens the guest's window by what the host took. True when the guest
+    /// should hear of it at once.
+    fn grow_window(&mut self, pool: &Pool, written: usize) -> bool {
+        let written32 = u32::try_from(written).unwrap_or(u32::MAX);
+        self.since_growth = self.since_growth.saturating_add(written32);
+        self.since_ack += written;
+        let kept_pace = self.connection.rx().bytes == 0;
+        if self.since_growth >= self.window && kept_pace && !pool.budget().is_tight() {
+            self.window = self.window.saturating_mul(2).min(MAX_WINDOW);
+            self.since_growth = 0;
+        }
+        (written > 0 || kept_pace) && self.connection.open_window(self.window)
+    }
+
+    /// Reads from the host what the guest has room for; then its end. True when
+    /// there may be more and this round's share is used up.
+    fn to_guest(
+        &mut self,
+        stack: &mut Stack<Egress>,
+        pool: &Rc<Pool>,
+        socket: &OwnedFd,
+    ) -> Result<bool, Errno> {
+        if !self.connection.is_established() {
+            return Ok(false);
+        }
+        let mut wrote = false;
+        let mut chunks = 0;
+        while self.host.readable && !self.host.ended && chunks < CHUNKS_PER_ROUND {
+            let limit = if pool.budget().is_tight() { CHUNK } else { self.send_limit };
+            let room = self.connection.room(limit).min(CHUNK);
+            if room == 0 || (!self.outbox.chunks.is_empty() && !pool.budget().has_room(CHUNK)) {
+                break;
+            }
+            chunks += 1;
+            let mut chunk = pool.chunk();
+            match recv(socket.as_raw_fd(), &mut chunk.bytes_mut()[..room], MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => self.host.ended = true,
+                Ok(n) => {
+                    // Edge-triggered: a short read has emptied the socket, and
+                    // what comes later is a new edge.
+                    self.host.readable = n == room;
+                    let chunk = chunk.fitted(n);
+                    if !self.connection.write(stack, &chunk, n) {
+                        return Err(Errno::ENOBUFS); // room() said yes: lwIP is out of memory
+                    }
+                    self.outbox.chunks.push_back((chunk, n));
+                    wrote = true;
+                }
+                Err(Errno::EAGAIN) => self.host.readable = false,
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if wrote {
+            self.connection.output(stack);
+        }
+        if self.host.ended && !self.connection.is_shut() {
+            self.connection.shutdown(stack);
+        }
+        Ok(chunks == CHUNKS_PER_ROUND && self.host.readable)
+    }
+
+    fn acknowledge(&mut self, stack: &mut Stack<Egress>, worth_telling: bool) {
+        if !self.connection.ack_due() {
+            self.since_ack = 0;
+            if worth_telling {
+                self.connection.acknowledge(stack);
+            }
+            return;
+        }
+        let two_segments = usize::from(self.connection.mss()) * 2;
+        // Data that the host did not take yet must be acknowledged as well.
+        let received = self.since_ack + self.connection.rx().bytes;
+        if worth_telling || received >= two_segments || self.connection.rx().bytes > 0 {
+            self.since_ack = 0;
+            self.connection.acknowledge(stack);
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.connection.end() == Some(End::Closed)
+            && self.host.shut
+            && self.connection.rx().bytes == 0
+    }
+}
+
+/// Writes the front of the queue, as much as one call takes.
+fn send_some(socket: &OwnedFd, rx: &RxQueue) -> Result<usize, Errno> {
+    let slices: ArrayVec<IoSlice<'_>, MAX_SLICES> = rx
+        .segments
+        .iter()
+        .flat_map(|segment| segment.slices())
+        .take(MAX_SLICES)
+        .map(IoSlice::new)
+        .collect();
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    match slices.as_slice() {
+        [one] => send(socket.as_raw_fd(), one, flags),
+        several => sendmsg::<()>(socket.as_raw_fd(), several, &[], flags, None),
+    }
+}

@@ -1,0 +1,485 @@
+//! The guest's TCP flows.
+//!
+//! # Theory of operation
+//!
+//! **Connect first.** The SYN of a new flow is held while the host connects to
+//! the destination, so that the guest learns the truth:
+//!
+//! | the host's connect | the guest sees |
+//! |---|---|
+//! | succeeds | SYN-ACK |
+//! | is refused | RST |
+//! | finds no way | ICMP unreachable |
+//! | gets no answer | nothing; its own SYNs time out |
+//!
+//! A repeated SYN replaces the held one. Then the flow is a [`join::Join`] until
+//! both sides have closed.
+//!
+//! **Work is marked, then done.** Segments and socket events only note what
+//! happened and mark their flow; [`Tcp::work`] visits each marked flow once per
+//! round, so that a batch of frames costs one write to the host and one
+//! acknowledgement.
+//!
+//! **Limits.** Flows: what the process may open as descriptors, at most
+//! [`MAX_FLOWS`]. Idle: [`IDLE_ESTABLISHED`], [`IDLE_HALF_CLOSED`]. Memory: see
+//! [`join`] and the budget.
+
+mod join;
+mod time_wait;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use socket2::SockRef;
+
+use self::join::{ACK_DELAY, AckNeed, Join, Outcome};
+use self::time_wait::{Answer, TimeWaits};
+use super::Core;
+use super::counters::DropReason;
+use super::egress::Problem;
+use super::flow::{FlowKey, Slots, Table, Token};
+use super::lwip::{Ingress, TimeWait};
+use super::packet::{IpPacket, TcpHeader};
+use super::reactor::Readiness;
+use crate::policy::{Protocol, Verdict};
+
+/// Flows at most, whatever the limit on descriptors.
+const MAX_FLOWS: usize = 65536;
+
+/// Longest time a flow may be idle while both directions are open (RFC 5382
+/// asks for no less than 2 h 4 min).
+pub(crate) const IDLE_ESTABLISHED: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
+
+/// Longest time a flow may be idle once one direction has closed.
+pub(crate) const IDLE_HALF_CLOSED: Duration = Duration::from_secs(120);
+
+/// A SYN that waits for the host.
+#[derive(Debug)]
+struct HeldSyn {
+    /// The IP packet, without padding.
+    packet: Box<[u8]>,
+    /// Where its TCP header is.
+    tcp: usize,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Connecting(HeldSyn),
+    Joined(Join),
+}
+
+#[derive(Debug)]
+struct Flow {
+    key: FlowKey,
+    socket: OwnedFd,
+    phase: Phase,
+    /// When something last moved.
+    active: Instant,
+    /// In the queue of marked flows.
+    marked: bool,
+    /// In the queue of delayed acknowledgements.
+    ack_queued: bool,
+    /// Its idle limit is that of a half-closed flow.
+    half_closed: bool,
+    /// Keepalive is on at the host's side.
+    keepalive: bool,
+}
+
+impl Flow {
+    fn idle_limit(&self) -> Duration {
+        if self.half_closed { IDLE_HALF_CLOSED } else { IDLE_ESTABLISHED }
+    }
+}
+
+/// All TCP flows.
+#[derive(Debug)]
+pub(crate) struct Tcp {
+    flows: Slots<Flow>,
+    index: HashMap<FlowKey, Token>,
+    time_waits: TimeWaits,
+    marked: VecDeque<Token>,
+    delayed_acks: VecDeque<(Instant, Token)>,
+    /// When to look for idle flows; none is idle before.
+    next_idle_scan: Option<Instant>,
+    ended: Vec<u64>,
+}
+
+/// A segment as the ingress found it.
+#[derive(Debug)]
+pub(crate) struct Arrival<'a> {
+    pub(crate) ip: &'a IpPacket,
+    pub(crate) header: TcpHeader,
+    /// The frame's bytes, which `ip` holds offsets into; only looked at when the
+    /// segment is a SYN.
+    pub(crate) bytes: &'a [u8],
+}
+
+impl Tcp {
+    /// A table for at most `limit` flows.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            flows: Slots::new(Table::Tcp, limit.min(MAX_FLOWS)),
+            index: HashMap::new(),
+            time_waits: TimeWaits::default(),
+            marked: VecDeque::new(),
+            delayed_acks: VecDeque::new(),
+            next_idle_scan: None,
+            ended: Vec::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Decides about a segment. `segment` makes the buffer that lwIP takes; it
+    /// is not called when lwIP does not see the segment.
+    pub(crate) fn input(
+        &mut self,
+        core: &mut Core,
+        arrival: &Arrival<'_>,
+        segment: impl FnOnce() -> Ingress,
+    ) {
+        let guest = SocketAddr::new(arrival.ip.source, arrival.header.source);
+        let remote = SocketAddr::new(arrival.ip.destination, arrival.header.destination);
+        let key = FlowKey::new(guest, remote);
+        if let Some(&token) = self.index.get(&key) {
+            return self.input_known(core, token, arrival, segment);
+        }
+        match self.time_waits.answer(&key, &arrival.header, core.now) {
+            Answer::Acknowledge(state) => {
+                core.egress().packet(&acknowledgement(guest, remote, state));
+            }
+            Answer::Ignore => {}
+            Answer::Unknown | Answer::Open if arrival.header.is_open() => {
+                self.connect(core, key, arrival);
+            }
+            Answer::Unknown | Answer::Open => {
+                core.stack.refuse(segment());
+            }
+        }
+    }
+
+    fn input_known(
+        &mut self,
+        core: &mut Core,
+        token: Token,
+        arrival: &Arrival<'_>,
+        segment: impl FnOnce() -> Ingress,
+    ) {
+        let Some(flow) = self.flows.get_mut(token) else { return };
+        flow.active = core.now;
+        match &mut flow.phase {
+            Phase::Connecting(held) if arrival.header.is_open() => *held = hold(arrival),
+            // The guest gave up.
+            Phase::Connecting(_) if arrival.header.has(super::packet::tcp_flags::RST) => {
+                self.remove(token);
+            }
+            Phase::Connecting(_) => {}
+            Phase::Joined(join) => {
+                if !flow.keepalive && join.connection.is_keepalive(&arrival.header) {
+                    flow.keepalive = SockRef::from(&flow.socket).set_keepalive(true).is_ok();
+                }
+                core.stack.input(&join.connection, segment());
+                self.mark(token);
+            }
+        }
+    }
+
+    /// Begins a flow: asks policy, then the host.
+    fn connect(&mut self, core: &mut Core, key: FlowKey, arrival: &Arrival<'_>) {
+        let remote = key.remote();
+        let opened = match core.policy.verdict(Protocol::Tcp, remote) {
+            Verdict::Drop | Verdict::Local => return core.drop(DropReason::NoNeighbour),
+            Verdict::Unreachable => {
+                return core.problem(Problem::NetUnreachable, &arrival.bytes[arrival.ip.packet.clone()]);
+            }
+            _ if self.flows.is_full() => return core.drop(DropReason::TableFull),
+            Verdict::Dns => core.local.dns_stream().map(|socket| (socket, Progress::Connected)),
+            Verdict::Connect(to) => core.sockets.connect_tcp(to),
+        };
+        let held = hold(arrival);
+        match opened {
+            Ok((socket, progress)) => self.begin(core, key, socket, held, progress),
+            Err(error) => failed(core, key, held, error.raw_os_error()),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        core: &mut Core,
+        key: FlowKey,
+        socket: OwnedFd,
+        held: HeldSyn,
+        progress: Progress,
+    ) {
+        let (reactor, now) = (&core.reactor, core.now);
+        let token = self.flows.insert_with(|token| {
+            reactor.watch(&socket, token).ok()?;
+            Some(Flow {
+                key,
+                socket,
+                phase: Phase::Connecting(held),
+                active: now,
+                marked: false,
+                ack_queued: false,
+                half_closed: false,
+                keepalive: false,
+            })
+        });
+        let Some(token) = token else { return core.drop(DropReason::HostSocket) };
+        self.index.insert(key, token);
+        self.scan_by(now + IDLE_ESTABLISHED);
+        if progress == Progress::Connected {
+            self.connected(core, token);
+        }
+    }
+
+    /// The reactor has news of a flow's socket.
+    pub(crate) fn host_ready(&mut self, core: &mut Core, token: Token, ready: Readiness) {
+        let Some(flow) = self.flows.get_mut(token) else { return };
+        match &mut flow.phase {
+            Phase::Joined(join) => {
+                join.host_ready(ready.readable, ready.writable);
+                self.mark(token);
+            }
+            Phase::Connecting(_) if ready.writable => {
+                let error = SockRef::from(&flow.socket).take_error().unwrap_or_else(Some);
+                match error {
+                    None => self.connected(core, token),
+                    Some(error) => {
+                        if let Some(Flow { key, phase: Phase::Connecting(held), .. }) =
+                            self.remove(token)
+                        {
+                            failed(core, key, held, error.raw_os_error());
+                        }
+                    }
+                }
+            }
+            Phase::Connecting(_) => {}
+        }
+    }
+
+    /// The host's side is there: let lwIP answer the held SYN.
+    fn connected(&mut self, core: &mut Core, token: Token) {
+        let Some(flow) = self.flows.get_mut(token) else { return };
+        let Phase::Connecting(held) = &flow.phase else { return };
+        let syn = held.ingress(core, flow.key);
+        match core.stack.open(syn, flow.key.remote(), token.raw()) {
+            Some(connection) => flow.phase = Phase::Joined(Join::new(connection)),
+            None => {
+                self.remove(token);
+            }
+        }
+    }
+
+    fn mark(&mut self, token: Token) {
+        if let Some(flow) = self.flows.get_mut(token)
+            && !flow.marked
+        {
+            flow.marked = true;
+            self.marked.push_back(token);
+        }
+    }
+
+    /// Visits every marked flow once. True when some have more to do.
+    pub(crate) fn work(&mut self, core: &mut Core) -> bool {
+        core.stack.take_ended(&mut self.ended);
+        while let Some(raw) = self.ended.pop() {
+            self.mark(Token::from_raw(raw));
+        }
+        for _ in 0..self.marked.len() {
+            let Some(token) = self.marked.pop_front() else { break };
+            self.visit(core, token);
+        }
+        !self.marked.is_empty()
+    }
+
+    fn visit(&mut self, core: &mut Core, token: Token) {
+        let Some(flow) = self.flows.get_mut(token) else { return };
+        flow.marked = false;
+        let Phase::Joined(join) = &mut flow.phase else { return };
+        let outcome = join.round(&mut core.stack, &core.pool, &flow.socket);
+        if join.ack_need() == AckNeed::Soon && !flow.ack_queued {
+            flow.ack_queued = true;
+            self.delayed_acks.push_back((core.now + ACK_DELAY, token));
+        }
+        flow.active = core.now;
+        if join.is_half_closed() && !flow.half_closed {
+            flow.half_closed = true;
+            self.scan_by(core.now + IDLE_HALF_CLOSED);
+        }
+        match outcome {
+            Outcome::Open => {}
+            Outcome::More => self.mark(token),
+            Outcome::Finished => self.finish(core, token),
+            Outcome::ResetHost => self.reset(token),
+            // Dropping the connection resets the guest's side.
+            Outcome::ResetGuest => self.reset(token),
+        }
+    }
+
+    fn finish(&mut self, core: &Core, token: Token) {
+        if let Some(Flow { key, phase: Phase::Joined(join), .. }) = self.remove(token)
+            && let Some(state) = join.connection.time_wait()
+        {
+            self.time_waits.insert(key, state, core.now);
+        }
+    }
+
+    /// Ends a flow with a reset on whichever side is still there.
+    fn reset(&mut self, token: Token) {
+        if let Some(flow) = self.remove(token) {
+            // Not possible on a service's socket, nor needed there.
+            let _ = SockRef::from(&flow.socket).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    fn remove(&mut self, token: Token) -> Option<Flow> {
+        let flow = self.flows.remove(token)?;
+        self.index.remove(&flow.key);
+        Some(flow)
+    }
+
+    /// Runs lwIP's timers.
+    pub(crate) fn tick(&mut self, core: &mut Core) {
+        let connections = self.flows.iter().filter_map(|(_, flow)| match &flow.phase {
+            Phase::Joined(join) => Some(&join.connection),
+            Phase::Connecting(_) => None,
+        });
+        core.stack.tick(connections);
+    }
+
+    /// Does what is due at `core.now`: acknowledgements and idle limits.
+    pub(crate) fn poll_timers(&mut self, core: &mut Core) {
+        while let Some(&(due, token)) = self.delayed_acks.front()
+            && due <= core.now
+        {
+            self.delayed_acks.pop_front();
+            if let Some(flow) = self.flows.get_mut(token) {
+                flow.ack_queued = false;
+                if let Phase::Joined(join) = &mut flow.phase {
+                    join.acknowledge_now(&mut core.stack);
+                }
+            }
+        }
+        if self.next_idle_scan.is_some_and(|at| at <= core.now) {
+            self.reset_idle(core.now);
+        }
+    }
+
+    fn reset_idle(&mut self, now: Instant) {
+        self.next_idle_scan = None;
+        let mut idle = Vec::new();
+        let mut next = None;
+        for (token, flow) in self.flows.iter() {
+            let limit = flow.active + flow.idle_limit();
+            if limit <= now {
+                idle.push(token);
+            } else {
+                next = Some(next.map_or(limit, |n: Instant| n.min(limit)));
+            }
+        }
+        self.next_idle_scan = next;
+        for token in idle {
+            self.reset(token);
+        }
+    }
+
+    fn scan_by(&mut self, at: Instant) {
+        self.next_idle_scan = Some(self.next_idle_scan.map_or(at, |next| next.min(at)));
+    }
+
+    /// When [`Tcp::poll_timers`] has something to do.
+    pub(crate) fn next_deadline(&mut self) -> Option<Instant> {
+        while let Some(&(_, token)) = self.delayed_acks.front() {
+            match self.flows.get_mut(token) {
+                Some(Flow { phase: Phase::Joined(join), .. })
+                    if join.ack_need() == AckNeed::Soon =>
+                {
+                    break;
+                }
+                Some(flow) => flow.ack_queued = false,
+                None => {}
+            }
+            self.delayed_acks.pop_front();
+        }
+        let ack = self.delayed_acks.front().map(|(due, _)| *due);
+        [ack, self.next_idle_scan].into_iter().flatten().min()
+    }
+
+    /// Resets every flow, on both sides.
+    pub(crate) fn reset_all(&mut self) {
+        let tokens: Vec<Token> = self.flows.iter().map(|(token, _)| token).collect();
+        for token in tokens {
+            self.reset(token);
+        }
+    }
+}
+
+/// How far a connect got at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// The destination has accepted.
+    Connected,
+    /// The reactor will tell.
+    Pending,
+}
+
+fn hold(arrival: &Arrival<'_>) -> HeldSyn {
+    let packet = arrival.ip.packet.clone();
+    let tcp = arrival.ip.payload.start - packet.start;
+    HeldSyn { packet: arrival.bytes[packet].into(), tcp }
+}
+
+impl HeldSyn {
+    fn ingress(&self, core: &Core, key: FlowKey) -> Ingress {
+        // An IP packet has at most 65535 bytes.
+        let len = u16::try_from(self.packet.len() - self.tcp).unwrap_or(u16::MAX);
+        let frame = core.pool.copy_of(&self.packet);
+        let (guest, remote): (IpAddr, IpAddr) = (key.guest().ip(), key.remote().ip());
+        Ingress { frame, start: self.tcp, len, guest, remote }
+    }
+}
+
+/// Tells the guest why its SYN led nowhere; see the table above.
+fn failed(core: &mut Core, key: FlowKey, held: HeldSyn, errno: Option<i32>) {
+    match errno.map_or(Errno::UnknownErrno, Errno::from_raw) {
+        Errno::ECONNREFUSED | Errno::ECONNRESET => {
+            let syn = held.ingress(core, key);
+            core.stack.refuse(syn);
+        }
+        Errno::ETIMEDOUT => {}
+        errno => match Problem::from_errno(errno) {
+            Some(problem) => core.problem(problem, &held.packet),
+            None => core.drop(DropReason::HostSocket),
+        },
+    }
+}
+
+/// A bare acknowledgement from `remote` to `guest`, as an IP packet.
+fn acknowledgement(guest: SocketAddr, remote: SocketAddr, state: TimeWait) -> Vec<u8> {
+    use etherparse::PacketBuilder;
+    const HOP_LIMIT: u8 = 64;
+    let mut packet = Vec::with_capacity(60);
+    let step = match (remote.ip(), guest.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            PacketBuilder::ipv4(from.octets(), to.octets(), HOP_LIMIT)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            PacketBuilder::ipv6(from.octets(), to.octets(), HOP_LIMIT)
+        }
+        _ => return packet, // both come from one packet
+    };
+    let built = step
+        .tcp(remote.port(), guest.port(), state.snd_nxt, 0xffff)
+        .ack(state.rcv_nxt)
+        .write(&mut packet, &[]);
+    if built.is_err() {
+        packet.clear();
+    }
+    packet
+}
