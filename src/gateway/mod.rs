@@ -89,7 +89,9 @@ pub struct Gateway {
 
 impl fmt::Debug for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gateway").field("link", &self.link).finish_non_exhaustive()
+        f.debug_struct("Gateway")
+            .field("link", &self.link)
+            .finish_non_exhaustive()
     }
 }
 
@@ -145,8 +147,15 @@ impl Gateway {
             local: Box::new(Rc::clone(&services)),
         };
         let slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
-        slirp.watch(link.0.borrow().readiness()).map_err(GatewayError::Start)?;
-        Ok(Self { slirp, link, services, answers })
+        slirp
+            .watch(link.0.borrow().readiness())
+            .map_err(GatewayError::Start)?;
+        Ok(Self {
+            slirp,
+            link,
+            services,
+            answers,
+        })
     }
 
     /// Serves until `stop` resolves or the link is gone, then resets open
@@ -163,12 +172,19 @@ impl Gateway {
         stop: impl Future<Output = StopReason>,
     ) -> Result<Ended, GatewayError> {
         let local = tokio::task::LocalSet::new();
-        local.run_until(async move {
-            let reason = self.serve(ready, stop).await.map_err(GatewayError::EventLoop)?;
-            self.slirp.reset_all();
-            Ok(Ended { reason, counters: self.slirp.counters().clone() })
-        })
-        .await
+        local
+            .run_until(async move {
+                let reason = self
+                    .serve(ready, stop)
+                    .await
+                    .map_err(GatewayError::EventLoop)?;
+                self.slirp.reset_all();
+                Ok(Ended {
+                    reason,
+                    counters: self.slirp.counters().clone(),
+                })
+            })
+            .await
     }
 
     async fn serve(
@@ -256,13 +272,17 @@ impl Gateway {
     }
 
     fn answer(&mut self, answer: &DnsAnswer) {
-        self.slirp.send_udp(answer.server, answer.guest, &answer.message);
+        self.slirp
+            .send_udp(answer.server, answer.guest, &answer.message);
     }
 
     fn next_deadline(&mut self, last_traffic: Option<Instant>) -> Option<Instant> {
         let trim = last_traffic.map(|since| since + TRIM_AFTER);
         let services = self.services.borrow().next_deadline();
-        [self.slirp.next_deadline(), services, trim].into_iter().flatten().min()
+        [self.slirp.next_deadline(), services, trim]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -283,5 +303,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 /// Descriptors that flows may use, from the process's limit.
 fn descriptors() -> usize {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(RESERVED_DESCRIPTORS)
+    usize::try_from(limit)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(RESERVED_DESCRIPTORS)
 }

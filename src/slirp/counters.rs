@@ -58,8 +58,18 @@ impl Counters {
             NoNeighbour, Protocol, Source, TableFull,
         };
         [
-            Malformed, Checksum, Protocol, Source, NoNeighbour, NoHardwareAddress, Memory, TableFull,
-            HostSocket, HostError, Fragment, Link,
+            Malformed,
+            Checksum,
+            Protocol,
+            Source,
+            NoNeighbour,
+            NoHardwareAddress,
+            Memory,
+            TableFull,
+            HostSocket,
+            HostError,
+            Fragment,
+            Link,
         ]
         .into_iter()
         .map(|reason| (reason, self.dropped(reason)))

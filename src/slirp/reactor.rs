@@ -37,7 +37,10 @@ impl Reactor {
     /// When the process is out of descriptors.
     pub fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Self { epoll, events: vec![EpollEvent::empty(); BATCH] })
+        Ok(Self {
+            epoll,
+            events: vec![EpollEvent::empty(); BATCH],
+        })
     }
 
     /// Watches a flow's socket, edge-triggered, until it is closed.
@@ -54,7 +57,9 @@ impl Reactor {
     /// # Errors
     /// As `epoll_ctl(2)`.
     pub fn watch_readable(&self, fd: impl AsFd) -> io::Result<()> {
-        Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))?)
+        Ok(self
+            .epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))?)
     }
 
     /// Takes the events that are there, without waiting. True when there may be
@@ -70,7 +75,14 @@ impl Reactor {
             let error = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
             let readable = error || flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
             let writable = error || flags.contains(EpollFlags::EPOLLOUT);
-            each(Token::from_raw(event.data()), Readiness { readable, writable, error });
+            each(
+                Token::from_raw(event.data()),
+                Readiness {
+                    readable,
+                    writable,
+                    error,
+                },
+            );
         }
         Ok(count == BATCH)
     }

@@ -425,18 +425,27 @@ pub(super) fn inner_pid(pid: Pid) -> i32 {
         .expect("a process id")
 }
 
-/// The process that `starter` forked.
+/// The process that `starter` forked, or `starter` itself when both have
+/// already ended.
 pub(super) fn only_child(starter: Pid) -> Pid {
     let path = format!("/proc/{starter}/task/{starter}/children");
     eventually("a child of nsenter or unshare", PATIENCE, || {
-        let children = std::fs::read_to_string(&path)
-            .unwrap_or_else(|error| panic!("{path}: {error}: the program ended at once"));
-        children
+        let children = std::fs::read_to_string(&path).unwrap_or_default();
+        let child = children
             .split_whitespace()
             .next()
-            .and_then(|id| id.parse().ok())
+            .and_then(|id| id.parse().ok());
+        child
             .map(Pid::from_raw)
+            .or_else(|| is_zombie(starter).then_some(starter))
     })
+}
+
+fn is_zombie(pid: Pid) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
+        .lines()
+        .any(|line| line.starts_with("State:") && line.contains('Z'))
 }
 
 fn read_lines(stdout: ChildStdout) -> Receiver<String> {
