@@ -58,18 +58,8 @@ impl Counters {
             NoNeighbour, Protocol, Source, TableFull,
         };
         [
-            Malformed,
-            Checksum,
-            Protocol,
-            Source,
-            NoNeighbour,
-            NoHardwareAddress,
-            Memory,
-            TableFull,
-            HostSocket,
-            HostError,
-            Fragment,
-            Link,
+            Malformed, Checksum, Protocol, Source, NoNeighbour, NoHardwareAddress, Memory, TableFull,
+            HostSocket, HostError, Fragment, Link,
         ]
         .into_iter()
         .map(|reason| (reason, self.dropped(reason)))

@@ -47,8 +47,12 @@ fn next(socket: &OwnedFd) -> Result<Option<Report>, Errno> {
     let mut space = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
     let mut slices = [IoSliceMut::new(&mut payload)];
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-    let message =
-        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+    let message = recvmsg::<SockaddrStorage>(
+        socket.as_raw_fd(),
+        &mut slices,
+        Some(&mut space),
+        flags,
+    )?;
     let destination = message.address.as_ref().and_then(socket_addr);
     let told = message.cmsgs()?.find_map(|cmsg| match cmsg {
         ControlMessageOwned::Ipv4RecvErr(error, from) => Some((
@@ -68,23 +72,13 @@ fn next(socket: &OwnedFd) -> Result<Option<Report>, Errno> {
         return Ok(None);
     };
     payload.truncate(len);
-    Ok(Some(Report {
-        problem,
-        destination,
-        offender,
-        payload,
-    }))
+    Ok(Some(Report { problem, destination, offender, payload }))
 }
 
 /// The standard library's form of an address.
 pub(crate) fn socket_addr(addr: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = addr
-        .as_sockaddr_in()
-        .map(|a| SocketAddr::from((a.ip(), a.port())));
-    v4.or_else(|| {
-        addr.as_sockaddr_in6()
-            .map(|a| SocketAddr::from((a.ip(), a.port())))
-    })
+    let v4 = addr.as_sockaddr_in().map(|a| SocketAddr::from((a.ip(), a.port())));
+    v4.or_else(|| addr.as_sockaddr_in6().map(|a| SocketAddr::from((a.ip(), a.port()))))
 }
 
 /// From ICMP type and code, or the host's own error.

@@ -57,19 +57,11 @@ impl HostSockets {
     /// # Errors
     /// `EACCES` when neither ping sockets nor raw sockets are allowed.
     pub(crate) fn echo(&self, to: IpAddr) -> io::Result<(OwnedFd, EchoKind)> {
-        let protocol = if to.is_ipv4() {
-            Protocol::ICMPV4
-        } else {
-            Protocol::ICMPV6
-        };
+        let protocol = if to.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
         let at = SocketAddr::new(to, 0);
-        let ping = self
-            .socket(at, Type::DGRAM, protocol)
-            .map(|s| (s, EchoKind::Ping));
+        let ping = self.socket(at, Type::DGRAM, protocol).map(|s| (s, EchoKind::Ping));
         let (socket, kind) = ping.or_else(|denied| {
-            self.socket(at, Type::RAW, protocol)
-                .map(|s| (s, EchoKind::Raw))
-                .map_err(|_| denied)
+            self.socket(at, Type::RAW, protocol).map(|s| (s, EchoKind::Raw)).map_err(|_| denied)
         })?;
         queue_errors(&socket, to)?;
         Ok((socket.into(), kind))
@@ -88,16 +80,12 @@ impl HostSockets {
         let from: Option<SocketAddr> = match to {
             IpAddr::V4(_) => match &self.outbound4 {
                 Some(Outbound::Address(a)) => Some((*a, 0).into()),
-                Some(Outbound::Interface(name)) => {
-                    return socket.bind_device(Some(name.as_bytes()));
-                }
+                Some(Outbound::Interface(name)) => return socket.bind_device(Some(name.as_bytes())),
                 None => None,
             },
             IpAddr::V6(_) => match &self.outbound6 {
                 Some(Outbound::Address(a)) => Some((*a, 0).into()),
-                Some(Outbound::Interface(name)) => {
-                    return socket.bind_device(Some(name.as_bytes()));
-                }
+                Some(Outbound::Interface(name)) => return socket.bind_device(Some(name.as_bytes())),
                 None => None,
             },
         };

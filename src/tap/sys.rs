@@ -146,6 +146,7 @@ pub fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
 }
 
+
 /// Resolves when `fd` polls readable, or has hung up.
 ///
 /// # Errors
