@@ -63,8 +63,10 @@ const MAX_SEGMENTS: usize = 64;
 /// Payload bytes of one super-frame: a UDP datagram's limit.
 const MAX_BATCH: usize = 65000;
 
-/// Datagrams taken from a socket at once, and how often in one round.
+/// Datagrams taken from a socket at once, while it has many and while it has
+/// few (setting up a call costs with its size), and how often in one round.
 const RECEIVE_BATCH: usize = 32;
+const RECEIVE_FEW: usize = 2;
 const RECEIVE_ROUNDS: usize = 4;
 
 /// Largest datagram.
@@ -82,6 +84,8 @@ struct Flow {
     hop_limit: Option<u8>,
     dont_fragment: Option<bool>,
     readable: bool,
+    /// The last batch was full.
+    busy: bool,
     marked: bool,
 }
 
@@ -236,6 +240,7 @@ impl Udp {
                 hop_limit: None,
                 dont_fragment: None,
                 readable: false,
+                busy: false,
                 marked: false,
             })
         });
@@ -409,22 +414,26 @@ impl Udp {
         let Some(flow) = self.flows.get_mut(token) else {
             return false;
         };
-        if self.buffers.is_empty() {
-            self.buffers = (0..RECEIVE_BATCH)
-                .map(|_| vec![0; MAX_DATAGRAM].into())
-                .collect();
+        let batch = if flow.busy {
+            RECEIVE_BATCH
+        } else {
+            RECEIVE_FEW
+        };
+        while self.buffers.len() < batch {
+            self.buffers.push(vec![0; MAX_DATAGRAM].into());
         }
         let mut received: arrayvec::ArrayVec<Datagram, RECEIVE_BATCH> = arrayvec::ArrayVec::new();
         let count = {
             let mut slices: Vec<[IoSliceMut<'_>; 1]> = self
                 .buffers
                 .iter_mut()
+                .take(batch)
                 .map(|b| [IoSliceMut::new(b)])
                 .collect();
             // New every time: the kernel shortens the lengths in them to what the
             // last call needed, and nothing sets them back.
             let mut headers =
-                MultiHeaders::<SockaddrStorage>::preallocate(RECEIVE_BATCH, Some(cmsg_space!(i32)));
+                MultiHeaders::<SockaddrStorage>::preallocate(batch, Some(cmsg_space!(i32)));
             let flags = MsgFlags::MSG_DONTWAIT;
             let fd = flow.socket.as_raw_fd();
             let results = recvmmsg(fd, &mut headers, slices.iter_mut(), flags, None);
@@ -461,7 +470,8 @@ impl Udp {
                 Err(_) => return true,
             }
         };
-        flow.readable = count == RECEIVE_BATCH;
+        flow.readable = count == batch;
+        flow.busy = count == batch;
         flow.active = core.now;
         if count > 0 && !flow.answered {
             flow.answered = true;

@@ -263,9 +263,14 @@ impl Tcp {
                 self.mark(token);
             }
             Phase::Connecting(_) if ready.writable => {
-                let error = SockRef::from(&flow.socket)
-                    .take_error()
-                    .unwrap_or_else(Some);
+                // Writable without an error: connected, no need to ask.
+                let error = if ready.error {
+                    SockRef::from(&flow.socket)
+                        .take_error()
+                        .unwrap_or_else(Some)
+                } else {
+                    None
+                };
                 match error {
                     None => self.connected(core, token),
                     Some(error) => {
