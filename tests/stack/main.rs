@@ -1,0 +1,21 @@
+//! The translation core against an independent TCP/IP peer, in memory, on
+//! virtual time.
+//!
+//! lwIP's state is global, so every test needs a process of its own: run these
+//! with `cargo nextest run --test stack`.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(missing_debug_implementations, reason = "tests")]
+
+mod close;
+mod handshake;
+mod host;
+mod idle;
+mod ip;
+mod loss;
+mod many;
+mod odd;
+mod pressure;
+mod raw;
+mod udp;
+mod world;
