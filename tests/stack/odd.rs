@@ -9,10 +9,17 @@ use crate::world::{Options, World};
 const SOON: Duration = Duration::from_secs(2);
 
 fn joined() -> (World, Host, Raw, std::net::TcpStream) {
+    joined_with_window(65535)
+}
+
+/// `window` is what the guest says once the handshake is done.
+fn joined_with_window(window: u16) -> (World, Host, Raw, std::net::TcpStream) {
     let host = Host::listen();
     let mut raw = Raw::new(40_000, host.gateway());
     let mut world = World::raw(&Options::default());
-    raw.open(&mut world);
+    raw.half_open(&mut world);
+    raw.window = window;
+    raw.send(&mut world, ACK, &[]);
     let peer = host.accept(&mut world);
     (world, host, raw, peer)
 }
@@ -132,12 +139,10 @@ fn an_acknowledgement_of_what_was_not_sent_is_corrected() {
 /// queued, so nothing may be queued that does not fit.
 #[test]
 fn tiny_windows_do_not_stall() {
-    let (mut world, _host, mut raw, mut peer) = joined();
+    // Scaled by 128: 128 bytes at a time.
+    let (mut world, _host, mut raw, mut peer) = joined_with_window(1);
     let data = patterned(3, 0, 20_000);
     assert_eq!(write(&mut peer, &data), data.len());
-    // Scaled by 128: 128 bytes at a time.
-    raw.window = 1;
-    raw.send(&mut world, ACK, &[]);
     let mut got = Vec::new();
     let began = world.now;
     while got.len() < data.len() {
@@ -155,9 +160,7 @@ fn tiny_windows_do_not_stall() {
 
 #[test]
 fn a_zero_window_is_probed_and_reopens() {
-    let (mut world, _host, mut raw, mut peer) = joined();
-    raw.window = 0;
-    raw.send(&mut world, ACK, &[]);
+    let (mut world, _host, mut raw, mut peer) = joined_with_window(0);
     world.settle();
     let data = patterned(4, 0, 5000);
     assert_eq!(write(&mut peer, &data), data.len());

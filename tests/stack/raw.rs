@@ -161,16 +161,19 @@ impl Raw {
     }
 
     /// The next segment, which is due at once.
+    #[track_caller]
     pub(crate) fn next(&self, world: &mut World) -> Segment {
         self.within(world, Duration::from_millis(10)).expect("a segment at once")
     }
 
     /// Nothing is said for `time`.
+    #[track_caller]
     pub(crate) fn silent_for(&self, world: &mut World, time: Duration) {
         assert_eq!(self.within(world, time), None, "silence was expected");
     }
 
     /// SYN and SYN-ACK; the last acknowledgement is the caller's.
+    #[track_caller]
     pub(crate) fn half_open(&mut self, world: &mut World) -> Segment {
         self.send(world, SYN, &[]);
         let answer = self.within(world, Duration::from_secs(1)).expect("a SYN-ACK");
@@ -181,6 +184,7 @@ impl Raw {
     }
 
     /// The whole handshake.
+    #[track_caller]
     pub(crate) fn open(&mut self, world: &mut World) -> Segment {
         let answer = self.half_open(world);
         self.send(world, ACK, &[]);

@@ -362,6 +362,7 @@ impl World {
 
     /// Runs until `done` says so, in at most `limit` of virtual time. Real time
     /// passes too, a little, for what the host's kernel does on its own.
+    #[track_caller]
     pub(crate) fn until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
         assert!(self.try_until(limit, &mut done), "did not happen within {limit:?}");
     }
@@ -423,6 +424,7 @@ impl World {
     }
 
     /// Nothing is open, nothing is held.
+    #[track_caller]
     pub(crate) fn assert_clean(&mut self) {
         self.settle();
         assert_eq!(self.slirp.flows(), (0, 0), "flows are left");

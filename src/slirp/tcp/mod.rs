@@ -243,7 +243,7 @@ impl Tcp {
         let Some(flow) = self.flows.get_mut(token) else { return };
         match &mut flow.phase {
             Phase::Joined(join) => {
-                join.host_ready(ready.readable, ready.writable);
+                join.host_ready(ready);
                 self.mark(token);
             }
             Phase::Connecting(_) if ready.writable => {
