@@ -252,7 +252,8 @@ impl lwip::Egress for Egress {
     fn segment(&mut self, headers: &[u8], payload: &[IoSlice<'_>], mss: u16) {
         let ip_len = if headers[0] >> 4 == 6 { 40 } else { usize::from(headers[0] & 0x0f) * 4 };
         let len: usize = payload.iter().map(|s| s.len()).sum();
-        let room = usize::from(self.mtu.get()) - headers.len();
+        // At the least MTU an acknowledgement with SACK ranges can exceed it.
+        let room = usize::from(self.mtu.get()).saturating_sub(headers.len()).max(1);
         // `mss` counts no options (RFC 6691); those of this segment are in its headers.
         let options = u16::try_from(headers.len() - ip_len - 20).unwrap_or(0);
         let announced = if mss == 0 { u16::MAX } else { mss.saturating_sub(options).max(MIN_MSS) };
