@@ -88,7 +88,7 @@ fn a_window_that_reopens_is_announced() {
         }
         raw.send(&mut world, ACK, &patterned(3, sent, 1000));
         sent += 1000;
-        while let Some(s) = raw.within(&mut world, Duration::from_millis(5)) {
+        for s in raw.heard(&mut world) {
             let next = s.ack.wrapping_add(u32::from(s.window) << 8);
             assert!(next.wrapping_sub(edge) < 1 << 31 || edge.wrapping_sub(next) < 256, "the edge moved back");
             edge = next;
@@ -102,7 +102,7 @@ fn a_window_that_reopens_is_announced() {
             assert_pattern(3, got, &bytes);
             got += bytes.len();
         }
-        while let Some(s) = raw.within(&mut world, Duration::from_millis(1)) {
+        for s in raw.heard(&mut world) {
             opened |= s.ack.wrapping_add(u32::from(s.window) << 8).wrapping_sub(edge) > 2 * 1460;
         }
         if got == sent && opened {
@@ -183,5 +183,5 @@ fn held_syns_are_within_the_budget() {
     let held = world.slirp.memory_used();
     assert!(held <= (1 << 20) + 70_000, "{held}");
     let flows = world.slirp.flows().0;
-    assert!(flows * 60_000 <= held || held < flows * 1000, "{flows} flows are charged {held}");
+    assert!(flows * 60_000 <= held, "{flows} flows are charged {held}");
 }

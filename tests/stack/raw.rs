@@ -160,6 +160,15 @@ impl Raw {
         found
     }
 
+    /// All segments of this connection that have arrived by now.
+    pub(crate) fn heard(&self, world: &mut World) -> Vec<Segment> {
+        world.settle();
+        std::iter::from_fn(|| world.arrived())
+            .filter_map(|frame| parse(&frame))
+            .filter(|s| s.from == self.remote && s.to == self.guest)
+            .collect()
+    }
+
     /// The next segment, which is due at once.
     #[track_caller]
     pub(crate) fn next(&self, world: &mut World) -> Segment {

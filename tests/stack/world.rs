@@ -109,7 +109,8 @@ impl Outlet for WireEnd {
         let whole: Vec<u8> = frame.iter().flat_map(|s| s.iter().copied()).collect();
         let Wire { now, to_guest, segmenter, mtu, .. } = &mut *self.0.borrow_mut();
         let sent = segmenter.each(Medium::Ethernet, offload, &whole, |piece| {
-            assert!(piece.len() <= *mtu + 14, "a frame of {} bytes", piece.len());
+            // lwIP's acknowledgements with four SACK ranges know no MTU.
+            assert!(piece.len() <= (*mtu).max(76) + 14, "a frame of {} bytes", piece.len());
             to_guest.put(*now, piece.to_vec());
             Ok::<(), io::Error>(())
         });
