@@ -143,7 +143,12 @@ impl Partial {
         if !more && *self.total.get_or_insert(end) != end {
             return Err(DropReason::Fragment);
         }
-        if self.total.is_some_and(|total| end > total) {
+        // Neither this part nor one that came before may lie beyond the end.
+        let last = self
+            .parts
+            .last()
+            .map_or(0, |(start, part)| start + part.len());
+        if self.total.is_some_and(|total| end.max(last) > total) {
             return Err(DropReason::Fragment);
         }
         let at = self.parts.partition_point(|(start, _)| *start < offset);

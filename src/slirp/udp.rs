@@ -60,6 +60,10 @@ pub(crate) const HEADER: usize = 8;
 /// Datagrams in one super-frame (Linux's `UDP_MAX_SEGMENTS` was 64 first).
 const MAX_SEGMENTS: usize = 64;
 
+/// Datagrams in one super-frame of the guest's: Linux makes no more
+/// (`UDP_MAX_SEGMENTS`). Where the host cannot cut, each costs a system call.
+const MAX_GUEST_SEGMENTS: usize = 128;
+
 /// Payload bytes of one super-frame: a UDP datagram's limit.
 const MAX_BATCH: usize = 65000;
 
@@ -182,6 +186,11 @@ impl Udp {
 
     /// Takes a datagram; `frame` holds its bytes.
     pub(crate) fn input(&mut self, core: &mut Core, arrival: Arrival, frame: FrameBuf) {
+        if let Some(size) = arrival.segment
+            && arrival.payload.len() > usize::from(size) * MAX_GUEST_SEGMENTS
+        {
+            return core.drop(DropReason::Malformed);
+        }
         let to = match core.policy.verdict(Protocol::Udp, arrival.remote) {
             Verdict::Connect(to) => to,
             Verdict::Dns => {
@@ -278,7 +287,8 @@ impl Udp {
         frame: FrameBuf,
     ) {
         let len = arrival.payload.len();
-        let hop_limit = arrival.ip.hop_limit - 1; // checked by the ingress
+        // The ingress has checked it, but for the gateway's own addresses.
+        let hop_limit = arrival.ip.hop_limit.saturating_sub(1).max(1);
         let dont_fragment = arrival.ip.dont_fragment;
         if let Some(batch) = &mut self.batch
             && batch.flow == flow
