@@ -69,7 +69,7 @@ impl Reassembly {
         let payload = &bytes[ip.payload.clone()];
         let offset = usize::from(fragment.offset);
         let end = offset + payload.len();
-        let uneven = fragment.more && (payload.len() % 8 != 0 || payload.is_empty());
+        let uneven = fragment.more && (!payload.len().is_multiple_of(8) || payload.is_empty());
         if uneven || end > MAX_PAYLOAD {
             return Err(DropReason::Malformed);
         }
@@ -205,7 +205,7 @@ mod tests {
         let field = if v6 {
             fragment.offset | u16::from(fragment.more)
         } else {
-            fragment.offset / 8 | u16::from(fragment.more) << 13
+            (fragment.offset / 8) | (u16::from(fragment.more) << 13)
         };
         let mut out = Vec::new();
         if v6 {

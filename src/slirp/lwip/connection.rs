@@ -357,6 +357,7 @@ impl Connection {
         };
         // SAFETY: live and alone in the list that tcp_abort removes it from.
         unsafe { (*pcb.as_ptr()).errf = None };
+        // SAFETY: as above; nothing here uses the control block after it.
         isolated(pcb, || unsafe { sys::tcp_abort(pcb.as_ptr()) });
         self.shared().end.set(Some(End::Aborted));
     }

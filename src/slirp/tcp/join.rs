@@ -172,14 +172,12 @@ impl Join {
         if matches!(self.connection.end(), Some(End::Reset | End::Aborted)) {
             return Outcome::ResetHost;
         }
-        let written = match self.to_host(socket) {
-            Ok(written) => written,
-            Err(_) => return Outcome::ResetGuest,
+        let Ok(written) = self.move_to_host(socket) else {
+            return Outcome::ResetGuest;
         };
         let worth_telling = self.grow_window(pool, written);
-        let more = match self.to_guest(stack, pool, socket) {
-            Ok(more) => more,
-            Err(_) => return Outcome::ResetGuest,
+        let Ok(more) = self.move_to_guest(stack, pool, socket) else {
+            return Outcome::ResetGuest;
         };
         self.acknowledge(stack, worth_telling);
         if self.is_finished() {
@@ -219,7 +217,7 @@ impl Join {
     }
 
     /// Writes queued data to the host; then its end. Returns the bytes written.
-    fn to_host(&mut self, socket: &OwnedFd) -> Result<usize, Errno> {
+    fn move_to_host(&mut self, socket: &OwnedFd) -> Result<usize, Errno> {
         let mut total = 0;
         let mut rx = self.connection.rx();
         while self.host.writable && rx.bytes > 0 {
@@ -261,7 +259,7 @@ impl Join {
 
     /// Reads from the host what the guest has room for; then its end. True when
     /// there may be more and this round's share is used up.
-    fn to_guest(
+    fn move_to_guest(
         &mut self,
         stack: &mut Stack<Egress>,
         pool: &Rc<Pool>,
