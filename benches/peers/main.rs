@@ -138,7 +138,8 @@ fn facts(options: &Options) -> Vec<(String, String)> {
     let timing = options.timing();
     [
         ("kernel", kernel.trim().to_owned()),
-        ("processor", format!("{model}, {cores} cores")),
+        ("processor", model.to_owned()),
+        ("cores", format!("{cores} cores")),
         (
             "congestion control",
             format!("{} in every namespace", namespace::CONGESTION_CONTROL),
