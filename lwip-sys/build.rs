@@ -66,7 +66,8 @@ fn lwip_dir() -> PathBuf {
         );
         return dir;
     }
-    let manifest = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("Cargo.toml");
+    let manifest =
+        Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("Cargo.toml");
     // Without the network first: that is all it takes once cargo has the package.
     let metadata = metadata(&manifest, &["--locked", "--offline"])
         .or_else(|_| metadata(&manifest, &["--locked"]))
@@ -76,11 +77,17 @@ fn lwip_dir() -> PathBuf {
         .iter()
         .find(|p| p.name.as_str() == PACKAGE)
         .expect("Cargo.toml names the package that carries lwIP");
-    let dir = package.manifest_path.parent().expect("a manifest is in a folder");
+    let dir = package
+        .manifest_path
+        .parent()
+        .expect("a manifest is in a folder");
     dir.join(SOURCES).into()
 }
 
-fn metadata(manifest: &Path, options: &[&str]) -> Result<cargo_metadata::Metadata, cargo_metadata::Error> {
+fn metadata(
+    manifest: &Path,
+    options: &[&str],
+) -> Result<cargo_metadata::Metadata, cargo_metadata::Error> {
     cargo_metadata::MetadataCommand::new()
         .manifest_path(manifest)
         .other_options(options.iter().map(|&o| o.to_owned()).collect::<Vec<_>>())

@@ -70,6 +70,16 @@ pub enum Outbound<A> {
     Interface(String),
 }
 
+impl<A> Outbound<A> {
+    /// The same with another form of address.
+    pub fn map<B>(self, f: impl FnOnce(A) -> B) -> Outbound<B> {
+        match self {
+            Self::Address(a) => Outbound::Address(f(a)),
+            Self::Interface(name) => Outbound::Interface(name),
+        }
+    }
+}
+
 /// Whether echo requests leave the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IcmpPolicy {

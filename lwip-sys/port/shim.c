@@ -52,7 +52,10 @@ u32_t gw_lwip_tcp_isn(const ip_addr_t *local_ip, u16_t local_port,
   return gw_lwip_isn_hook(local_ip, local_port, remote_ip, remote_port);
 }
 
-/* The one netif. Its addresses stay unset: any destination is its own. */
+/*
+ * The one netif. Routing wants it to have an IPv4 address; nobody looks at
+ * which, because every packet names its own (192.0.0.8 is RFC 7600's dummy).
+ */
 static struct netif gw_netif;
 
 static err_t gw_netif_init(struct netif *netif) {
@@ -64,8 +67,13 @@ static err_t gw_netif_init(struct netif *netif) {
 
 void gw_lwip_start(u16_t mtu, err_t (*output)(struct netif *, struct pbuf *, const ip4_addr_t *),
                    err_t (*output6)(struct netif *, struct pbuf *, const ip6_addr_t *)) {
+  ip4_addr_t dummy, mask, none;
+  IP4_ADDR(&dummy, 192, 0, 0, 8);
+  IP4_ADDR(&mask, 255, 255, 255, 255);
+  ip4_addr_set_zero(&none);
   lwip_init();
-  netif_add(&gw_netif, NULL, NULL, NULL, NULL, gw_netif_init, NULL);
+  netif_add(&gw_netif, &dummy, &mask, &none, NULL, gw_netif_init, NULL);
+  netif_set_default(&gw_netif);
   gw_netif.output = output;
   gw_netif.output_ip6 = output6;
   gw_netif.mtu = mtu;

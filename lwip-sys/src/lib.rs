@@ -160,8 +160,9 @@ pub struct tcp_ext_arg_callbacks {
     /// The pcb is about to be freed.
     pub destroy: Option<unsafe extern "C" fn(id: u8, data: *mut c_void)>,
     /// A listener made a pcb.
-    pub passive_open:
-        Option<unsafe extern "C" fn(id: u8, lpcb: *mut tcp_pcb_listen, cpcb: *mut tcp_pcb) -> err_t>,
+    pub passive_open: Option<
+        unsafe extern "C" fn(id: u8, lpcb: *mut tcp_pcb_listen, cpcb: *mut tcp_pcb) -> err_t,
+    >,
 }
 
 /// A listening protocol control block.

@@ -33,8 +33,7 @@ const EXAMPLES: &str = "\
 Examples:
   gw run                                  a shell in a namespace of its own, connected
   gw run -- curl https://example.com      one command; gw ends with its exit status
-  gw run --map-root -- apt-get update     the same, as root inside
-  gw speedtest                            what the gateway can do on this machine
+  gw run --map-root -- ip addr add ...    the same, as root inside: may change its network
   gw --netns 4711                         connects the namespace of process 4711
   gw --netns blue                         the namespace that 'ip netns add blue' made
   gw --netns /proc/4711/ns/net            a namespace by its path
@@ -46,7 +45,8 @@ the guest .100 (::100).
 
 Exit status: 0 after SIGTERM, SIGINT or the namespace's end; 1 when something failed; 2 for a
 wrong command line; with 'run' that of the command, 128 + n when signal n ended it, 127 when
-it was not found, 126 when it could not be started.";
+it was not found, 126 when it could not be started.
+";
 
 /// Everything that can be written on the command line.
 #[derive(Debug, Parser)]

@@ -189,9 +189,15 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// Blocks `signals` in this process, and those it forks from now on, so that
-    /// they are only seen through [`Signals::next`].
+    /// they are only seen through [`Signals::next`]. Those that the caller has
+    /// this process ignore stay ignored.
     pub(crate) fn block(signals: &[Signal]) -> Result<Self, LifecycleError> {
-        let set: SigSet = signals.iter().copied().collect();
+        // A blocked signal is seen even if it is ignored.
+        let set: SigSet = signals
+            .iter()
+            .copied()
+            .filter(|s| !sys::is_ignored(*s))
+            .collect();
         let fail = |e: nix::Error| LifecycleError::Signals(e.into());
         let mut before = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before)).map_err(fail)?;

@@ -102,6 +102,11 @@ pub(crate) fn print_usage_error(text: &str) {
     print("For more information, try 'gw --help'.\n");
 }
 
+/// Prints a line behind an error that says what to do about it.
+pub(crate) fn print_remedy(text: &str) {
+    print(&format!("{text}\n"));
+}
+
 fn print_error(text: &str, colour: bool) {
     let (on, off) = if colour {
         ("\x1b[1;31m", "\x1b[0m")

@@ -1,11 +1,11 @@
 //! The command line: from arguments to a running gateway and an exit status.
 //!
-//! [`args`] is what can be written, [`values`] parses single values, [`resolve`]
-//! makes a [`Config`](crate::config::Config) of it. [`serve`] and [`run`] are the
-//! two ways to come by a namespace; both fork what they need before the runtime
-//! starts.
+//! `args` is what can be written, `values` parses single values, `resolve` makes
+//! a [`Config`](crate::config::Config) of it. `serve` and `run` are the two ways to
+//! come by a namespace; both fork what they need before the runtime starts.
 
 mod args;
+mod host;
 mod lifecycle;
 mod messages;
 mod resolv_conf;
@@ -20,12 +20,13 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use tokio::runtime::{Builder, Runtime};
 use tracing::level_filters::LevelFilter;
 
 use self::args::{Cli, Command};
 use self::lifecycle::LifecycleError;
-use self::messages::{Voice, print_usage_error};
+use self::messages::{Voice, print_remedy, print_usage_error};
 use self::resolve::{Invocation, Mode};
 use crate::gateway::GatewayError;
 use crate::tap::AttachError;
@@ -69,7 +70,9 @@ enum Failure {
     Fork(#[source] io::Error),
     #[error("cannot watch the command: {0}")]
     Watch(#[source] io::Error),
-    #[error("the TAP is gone: somebody removed it from the command's namespace")]
+    #[error(
+        "the TAP is gone: somebody removed it from the namespace; start gw again to make a new one"
+    )]
     LinkGone,
 }
 
@@ -78,8 +81,7 @@ enum Failure {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        // Also --help and --version, which are no errors; clap knows.
-        Err(e) => e.exit(),
+        Err(e) => return not_parsed(&e).into(),
     };
     if let Some(Command::Speedtest(args)) = &cli.command {
         return speedtest::run(args);
@@ -92,6 +94,20 @@ pub fn main() -> ExitCode {
         }
     };
     execute(&invocation).into()
+}
+
+/// Prints what clap has to say: an error, but also --help and --version.
+fn not_parsed(error: &clap::Error) -> Exit {
+    // Nobody is left to tell when it cannot be printed.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Success,
+        ErrorKind::ArgumentConflict => {
+            print_remedy("Leave one of the two out.");
+            Exit::Usage
+        }
+        _ => Exit::Usage,
+    }
 }
 
 fn execute(invocation: &Invocation) -> Exit {
@@ -107,7 +123,7 @@ fn execute(invocation: &Invocation) -> Exit {
         Mode::Run(_) => LevelFilter::WARN,
     };
     let voice = Voice::set_up(*messages, log_default);
-    for warning in warnings {
+    for warning in warnings.iter().chain(&host::warnings(config)) {
         voice.warn(warning);
     }
     let result = match mode {

@@ -51,7 +51,7 @@ fn search_of(text: &str) -> Vec<String> {
             _ => {}
         }
     }
-    list.retain(|domain| domain.trim_end_matches('.') != "");
+    list.retain(|domain| !domain.trim_end_matches('.').is_empty());
     list
 }
 

@@ -29,7 +29,12 @@ pub(super) fn serve(
     let mut handles = Handles::open(config)?;
     let exit = handles.take_exit();
     let signals = Signals::block(&ENDING)?;
-    let Attached { tap, made, watch } = attach(target, userns, &config.interface, &config.plan)?;
+    let Attached {
+        tap,
+        made,
+        watch,
+        helper,
+    } = attach(target, userns, &config.interface, &config.plan)?;
     raise_descriptor_limit();
     let runtime = runtime()?;
     let ready = || {
@@ -43,6 +48,8 @@ pub(super) fn serve(
             }
             Audience::Nobody => {}
         }
+        // Long gone by now.
+        drop(helper);
     };
     let stop = async {
         tokio::select! {
@@ -56,14 +63,19 @@ pub(super) fn serve(
             _ = watch.gone() => StopReason::TargetGone,
         }
     };
+    let mut stopped = None;
     runtime.block_on(async {
         let gateway = Gateway::new(config, Box::new(tap))?;
         let stop = async {
             let reason = stop.await;
             tracing::info!(?reason, "stopping");
+            stopped = Some(reason);
             reason
         };
         gateway.run(ready, stop).await
     })?;
-    Ok(Exit::Success)
+    match stopped {
+        Some(_) => Ok(Exit::Success),
+        None => Err(Failure::LinkGone),
+    }
 }

@@ -37,14 +37,8 @@ pub(crate) fn log_line(config: &Config, made: &Made) -> String {
 }
 
 fn interface(config: &Config, made: &Made) -> String {
-    let mac = made
-        .guest_mac
-        .map(|mac| format!(", MAC {}", MacAddr(mac)))
-        .unwrap_or_default();
-    format!(
-        "{}{mac}, MTU {} bytes",
-        config.interface.name, config.plan.mtu
-    )
+    let (name, mac) = (&config.interface.name, MacAddr(made.guest_mac));
+    format!("{name}, MAC {mac}, MTU {} bytes", config.plan.mtu)
 }
 
 fn addresses(config: &Config) -> Vec<(&'static str, String)> {
@@ -167,7 +161,7 @@ mod tests {
         let cli = Cli::try_parse_from(line.split_whitespace()).expect("parses");
         let config = resolve(cli).expect("resolves").config;
         let made = Made {
-            guest_mac: Some([2, 0, 0, 0, 0, 9]),
+            guest_mac: [2, 0, 0, 0, 0, 9],
             warnings: Vec::new(),
         };
         block(&config, &NetnsTarget::Pid(7), &made)

@@ -47,7 +47,11 @@ impl Services {
     ) -> Result<(Self, mpsc::Receiver<DnsAnswer>), GatewayError> {
         let mut neighbourhood = NeighbourhoodConfig::new(config.plan.clone());
         neighbourhood.announce_dns = config.dns.is_some();
-        let resolver = config.dns.clone().map(|dns| Resolver::new(dns, &config.plan)).transpose()?;
+        let resolver = config
+            .dns
+            .clone()
+            .map(|dns| Resolver::new(dns, &config.plan))
+            .transpose()?;
         let (sender, receiver) = mpsc::channel(MAX_ANSWERS);
         let services = Self {
             neighbourhood: Neighbourhood::new(neighbourhood, now),
@@ -61,7 +65,11 @@ impl Services {
     /// Does what time asks for.
     pub(super) fn poll(&mut self, slirp: &mut Slirp) {
         let now = Instant::now();
-        if self.neighbourhood.next_deadline().is_some_and(|at| at <= now) {
+        if self
+            .neighbourhood
+            .next_deadline()
+            .is_some_and(|at| at <= now)
+        {
             self.follow_search();
             self.neighbourhood.poll(now, &mut self.frames);
             for frame in self.frames.drain(..) {
@@ -106,20 +114,29 @@ impl Local for Rc<RefCell<Services>> {
 
     fn dns_datagram(&mut self, guest: SocketAddr, server: SocketAddr, query: &[u8]) {
         let this = self.borrow();
-        let Some(resolver) = this.resolver.clone() else { return };
+        let Some(resolver) = this.resolver.clone() else {
+            return;
+        };
         let answers = this.answers.clone();
         let query = query.to_vec();
         tokio::task::spawn_local(async move {
             if let Some(message) = resolver.answer(&query, Transport::Udp).await {
                 // A full queue drops the answer: the guest asks again.
-                let _ = answers.try_send(DnsAnswer { guest, server, message });
+                let _ = answers.try_send(DnsAnswer {
+                    guest,
+                    server,
+                    message,
+                });
             }
         });
     }
 
     fn dns_stream(&mut self) -> io::Result<OwnedFd> {
         let this = self.borrow();
-        let resolver = this.resolver.clone().ok_or(io::ErrorKind::ConnectionRefused)?;
+        let resolver = this
+            .resolver
+            .clone()
+            .ok_or(io::ErrorKind::ConnectionRefused)?;
         let (guests, ours) = UnixStream::pair()?;
         guests.set_nonblocking(true)?;
         ours.set_nonblocking(true)?;

@@ -27,7 +27,7 @@ use crate::config::{Config, IcmpPolicy};
 use crate::net::Offload;
 use crate::policy::Policy;
 use crate::services::dns::DnsError;
-use crate::slirp::{Counters, HostSockets, Outlet, Parts, Slirp};
+use crate::slirp::{Counters, HostSockets, OutboundError, Outlet, Parts, Seen, Slirp};
 use crate::tap::Link;
 use crate::tap::sys::watch_readable;
 
@@ -71,6 +71,9 @@ pub enum GatewayError {
     /// The translation core did not start.
     #[error("cannot start the gateway: {0}")]
     Start(#[source] io::Error),
+    /// `--outbound-addr` names what this host does not have.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
     /// The resolver's configuration is unusable.
     #[error("cannot start the resolver: {0}")]
     Dns(#[from] DnsError),
@@ -89,7 +92,9 @@ pub struct Gateway {
 
 impl fmt::Debug for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gateway").field("link", &self.link).finish_non_exhaustive()
+        f.debug_struct("Gateway")
+            .field("link", &self.link)
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,8 +112,10 @@ impl Outlet for SharedLink {
 /// What a round left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Round {
-    /// Nothing to do until something happens.
+    /// Nothing happened.
     Idle,
+    /// Something did, and is done with.
+    Done,
     /// More to do at once.
     Busy,
     /// The link is gone.
@@ -121,6 +128,11 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`]; a process can hold one gateway at a time.
     pub fn new(config: &Config, link: Box<dyn Link>) -> Result<Self, GatewayError> {
+        let sockets = HostSockets {
+            outbound4: config.outbound4.clone(),
+            outbound6: config.outbound6.clone(),
+        };
+        sockets.check()?;
         let uso = link.caps().uso;
         let link = SharedLink(Rc::new(RefCell::new(link)));
         let now = Instant::now();
@@ -134,10 +146,7 @@ impl Gateway {
                 dns: config.dns.is_some(),
             },
             forward_echo: config.icmp == IcmpPolicy::Forward,
-            sockets: HostSockets {
-                outbound4: config.outbound4.clone(),
-                outbound6: config.outbound6.clone(),
-            },
+            sockets,
             memory: config.memory,
             descriptors: descriptors(),
             uso,
@@ -145,8 +154,15 @@ impl Gateway {
             local: Box::new(Rc::clone(&services)),
         };
         let slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
-        slirp.watch(link.0.borrow().readiness()).map_err(GatewayError::Start)?;
-        Ok(Self { slirp, link, services, answers })
+        slirp
+            .watch(link.0.borrow().readiness())
+            .map_err(GatewayError::Start)?;
+        Ok(Self {
+            slirp,
+            link,
+            services,
+            answers,
+        })
     }
 
     /// Serves until `stop` resolves or the link is gone, then resets open
@@ -163,12 +179,19 @@ impl Gateway {
         stop: impl Future<Output = StopReason>,
     ) -> Result<Ended, GatewayError> {
         let local = tokio::task::LocalSet::new();
-        local.run_until(async move {
-            let reason = self.serve(ready, stop).await.map_err(GatewayError::EventLoop)?;
-            self.slirp.reset_all();
-            Ok(Ended { reason, counters: self.slirp.counters().clone() })
-        })
-        .await
+        local
+            .run_until(async move {
+                let reason = self
+                    .serve(ready, stop)
+                    .await
+                    .map_err(GatewayError::EventLoop)?;
+                self.slirp.reset_all();
+                Ok(Ended {
+                    reason,
+                    counters: self.slirp.counters().clone(),
+                })
+            })
+            .await
     }
 
     async fn serve(
@@ -200,25 +223,23 @@ impl Gateway {
                     }
                     continue;
                 }
+                Round::Done => last_traffic = Some(Instant::now()),
                 Round::Idle => {}
             }
+            let now = Instant::now();
+            if last_traffic.is_some_and(|at| now.duration_since(at) >= TRIM_AFTER) {
+                self.slirp.trim();
+                last_traffic = None;
+            }
             let deadline = self.next_deadline(last_traffic);
-            let woke = tokio::select! {
+            self.slirp.wake_by(deadline)?;
+            tokio::select! {
                 biased;
                 reason = &mut stop => return Ok(Some(reason)),
                 // Cleared before the sockets are looked at: what comes later is
                 // a new edge.
-                guard = events.readable() => { guard?.clear_ready(); Woke::Traffic }
-                Some(answer) = self.answers.recv() => { self.answer(&answer); Woke::Traffic }
-                () = sleep_until(deadline) => Woke::Deadline,
-            };
-            match (woke, last_traffic) {
-                (Woke::Traffic, _) => last_traffic = Some(Instant::now()),
-                (Woke::Deadline, Some(since)) if since.elapsed() >= TRIM_AFTER => {
-                    self.slirp.trim();
-                    last_traffic = None;
-                }
-                (Woke::Deadline, _) => {}
+                guard = events.readable() => guard?.clear_ready(),
+                Some(answer) = self.answers.recv() => self.answer(&answer),
             }
         }
     }
@@ -226,62 +247,61 @@ impl Gateway {
     /// One round; see the module's documentation.
     fn round(&mut self) -> io::Result<Round> {
         self.slirp.set_now(Instant::now());
-        let more_frames = match self.take_frames() {
-            Ok(more) => more,
+        let frames = match self.take_frames() {
+            Ok(count) => count,
             Err(error) => {
                 tracing::debug!(%error, "the link is gone");
                 return Ok(Round::LinkGone);
             }
         };
-        let more_events = self.slirp.poll_host()?;
+        let seen = self.slirp.poll_host()?;
         let more_work = self.slirp.work();
         self.services.borrow_mut().poll(&mut self.slirp);
-        let busy = more_frames || more_events || more_work;
-        Ok(if busy { Round::Busy } else { Round::Idle })
+        Ok(
+            if frames == FRAMES_PER_ROUND || seen == Seen::More || more_work {
+                Round::Busy
+            } else if frames > 0 || seen == Seen::All {
+                Round::Done
+            } else {
+                Round::Idle
+            },
+        )
     }
 
-    /// Takes frames from the link. True when there may be more.
-    fn take_frames(&mut self) -> io::Result<bool> {
-        for _ in 0..FRAMES_PER_ROUND {
+    /// Takes frames from the link, and says how many.
+    fn take_frames(&mut self) -> io::Result<usize> {
+        for taken in 0..FRAMES_PER_ROUND {
             let mut buffer = self.slirp.buffer();
             let received = self.link.0.borrow_mut().recv(buffer.bytes_mut());
             match received {
                 Ok(frame) => self.slirp.input(buffer, frame.len, &frame.offload),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(taken),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
-        Ok(true)
+        Ok(FRAMES_PER_ROUND)
     }
 
     fn answer(&mut self, answer: &DnsAnswer) {
-        self.slirp.send_udp(answer.server, answer.guest, &answer.message);
+        self.slirp
+            .send_udp(answer.server, answer.guest, &answer.message);
     }
 
     fn next_deadline(&mut self, last_traffic: Option<Instant>) -> Option<Instant> {
         let trim = last_traffic.map(|since| since + TRIM_AFTER);
         let services = self.services.borrow().next_deadline();
-        [self.slirp.next_deadline(), services, trim].into_iter().flatten().min()
-    }
-}
-
-/// Why the loop woke up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Woke {
-    Traffic,
-    Deadline,
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
+        [self.slirp.next_deadline(), services, trim]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
 /// Descriptors that flows may use, from the process's limit.
 fn descriptors() -> usize {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(RESERVED_DESCRIPTORS)
+    usize::try_from(limit)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(RESERVED_DESCRIPTORS)
 }

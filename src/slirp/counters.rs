@@ -26,6 +26,8 @@ pub enum DropReason {
     HostError,
     /// Fragments that overlap, are incomplete or too many.
     Fragment,
+    /// An ICMP error that was not sent because many were, lately.
+    ErrorLimit,
     /// The link did not take a frame.
     Link,
 }
@@ -54,12 +56,12 @@ impl Counters {
     /// Every reason that occurred, with its count.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         use DropReason::{
-            Checksum, Fragment, HostError, HostSocket, Link, Malformed, Memory, NoHardwareAddress,
+            Checksum, ErrorLimit, Fragment, HostError, HostSocket, Link, Malformed, Memory, NoHardwareAddress,
             NoNeighbour, Protocol, Source, TableFull,
         };
         [
             Malformed, Checksum, Protocol, Source, NoNeighbour, NoHardwareAddress, Memory, TableFull,
-            HostSocket, HostError, Fragment, Link,
+            HostSocket, HostError, Fragment, ErrorLimit, Link,
         ]
         .into_iter()
         .map(|reason| (reason, self.dropped(reason)))

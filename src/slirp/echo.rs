@@ -80,7 +80,10 @@ impl Echo {
         let Some(request) = EchoMessage::parse_request(packet) else {
             return core.drop(DropReason::Protocol);
         };
-        match core.policy.verdict(Protocol::Echo, SocketAddr::new(request.dst, 0)) {
+        match core
+            .policy
+            .verdict(Protocol::Echo, SocketAddr::new(request.dst, 0))
+        {
             Verdict::Local => {
                 if let Some(reply) = echo_reply(packet) {
                     core.egress().packet(&reply);
@@ -138,7 +141,11 @@ impl Echo {
             return Ok(token);
         }
         if self.flows.is_full() {
-            let oldest = self.flows.iter().min_by_key(|(_, f)| f.active).map(|(token, _)| token);
+            let oldest = self
+                .flows
+                .iter()
+                .min_by_key(|(_, f)| f.active)
+                .map(|(token, _)| token);
             if let Some(token) = oldest {
                 self.remove(token);
             }
@@ -149,9 +156,14 @@ impl Echo {
             watched = core.reactor.watch(&socket, token);
             let (guest, ident) = key;
             let active = core.now;
-            watched
-                .is_ok()
-                .then_some(Flow { guest, ident, socket, kind, hop_limit: None, active })
+            watched.is_ok().then_some(Flow {
+                guest,
+                ident,
+                socket,
+                kind,
+                hop_limit: None,
+                active,
+            })
         });
         watched?;
         let token = token.ok_or(Errno::ENOBUFS)?;
@@ -169,7 +181,9 @@ impl Echo {
 
     /// The reactor has news of a flow's socket.
     pub(crate) fn host_ready(&mut self, core: &mut Core, token: Token, ready: Readiness) {
-        let Some(flow) = self.flows.get_mut(token) else { return };
+        let Some(flow) = self.flows.get_mut(token) else {
+            return;
+        };
         flow.active = core.now;
         if ready.error {
             let reports = errqueue::drain(&flow.socket);
@@ -204,8 +218,12 @@ impl Echo {
             return;
         }
         let due = |flow: &Flow| flow.active + IDLE;
-        let idle: Vec<Token> =
-            self.flows.iter().filter(|(_, f)| due(f) <= now).map(|(token, _)| token).collect();
+        let idle: Vec<Token> = self
+            .flows
+            .iter()
+            .filter(|(_, f)| due(f) <= now)
+            .map(|(token, _)| token)
+            .collect();
         for token in idle {
             self.remove(token);
         }
@@ -230,7 +248,13 @@ fn send_request(flow: &Flow, request: &EchoMessage<'_>, to: SocketAddr) -> Resul
         message[2..4].copy_from_slice(&sum.to_be_bytes());
     }
     let address = SockaddrStorage::from(SocketAddr::new(to.ip(), 0));
-    sendto(flow.socket.as_raw_fd(), &message, &address, MsgFlags::MSG_DONTWAIT).map(|_| ())
+    sendto(
+        flow.socket.as_raw_fd(),
+        &message,
+        &address,
+        MsgFlags::MSG_DONTWAIT,
+    )
+    .map(|_| ())
 }
 
 /// Hands a reply to the guest, under its own identifier.
@@ -278,7 +302,9 @@ fn relay(core: &mut Core, flow: &Flow, report: &errqueue::Report) {
         seq: u16::from_be_bytes([s0, s1]),
         payload,
     };
-    let Ok(offending) = request.to_request_packet() else { return };
+    let Ok(offending) = request.to_request_packet() else {
+        return;
+    };
     match report.offender {
         Some(router) => core.egress().problem(report.problem, router, &offending),
         None => core.problem(report.problem, &offending),

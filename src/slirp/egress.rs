@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
@@ -18,7 +19,7 @@ use super::lwip;
 use super::packet::{ETHERNET, IpPacket, protocol};
 use crate::net::{Checksum, Gso, GsoKind, MacAddr, Mtu, Offload};
 use crate::wire::checksum;
-use crate::wire::icmp::{self, V4Error, V6Error};
+use crate::wire::icmp::{self, ErrorBudget, Spend, V4Error, V6Error};
 
 /// Why a packet of the guest went nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +109,10 @@ const MAX_SLICES: usize = 260;
 /// for: Linux's own lower limit of an MSS (`TCP_MIN_SND_MSS`, less options).
 const MIN_MSS: u16 = 48;
 
+/// ICMP errors per second in the long run, and at once (RFC 4443 section 2.4(f)).
+const ERRORS_PER_SECOND: u32 = 1000;
+const ERROR_BURST: u32 = 200;
+
 /// Builds and sends frames.
 #[derive(Debug)]
 pub(crate) struct Egress {
@@ -116,14 +121,34 @@ pub(crate) struct Egress {
     gateway_mac: MacAddr,
     mtu: Mtu,
     pub(crate) counters: Counters,
-    /// Identification of the next IPv4 packet that is fragmented.
+    /// Identification of the next packet that is fragmented.
     next_id: u16,
+    /// Limits ICMP errors.
+    errors: ErrorBudget,
+    now: Instant,
 }
 
 impl Egress {
-    pub(crate) fn new(outlet: Box<dyn Outlet>, gateway_mac: MacAddr, mtu: Mtu) -> Self {
-        let counters = Counters::default();
-        Self { outlet, neighbours: HashMap::new(), gateway_mac, mtu, counters, next_id: 0 }
+    pub(crate) fn new(
+        outlet: Box<dyn Outlet>,
+        gateway_mac: MacAddr,
+        mtu: Mtu,
+        now: Instant,
+    ) -> Self {
+        Self {
+            outlet,
+            neighbours: HashMap::new(),
+            gateway_mac,
+            mtu,
+            counters: Counters::default(),
+            next_id: 0,
+            errors: ErrorBudget::new(ERRORS_PER_SECOND, ERROR_BURST, now),
+            now,
+        }
+    }
+
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        self.now = now;
     }
 
     /// Remembers whose hardware address an IP address is. A full table is
@@ -153,7 +178,10 @@ impl Egress {
             return self.fragments(packet);
         }
         if let Some(ethernet) = self.ethernet_for(packet) {
-            self.send(&Offload::default(), &[IoSlice::new(&ethernet), IoSlice::new(packet)]);
+            self.send(
+                &Offload::default(),
+                &[IoSlice::new(&ethernet), IoSlice::new(packet)],
+            );
         }
     }
 
@@ -163,6 +191,9 @@ impl Egress {
         if !icmp::may_answer(offending) {
             return;
         }
+        if self.errors.spend(self.now) == Spend::Exhausted {
+            return self.counters.drop(DropReason::ErrorLimit);
+        }
         let Some(packet) = problem.packet(source, offending) else { return };
         self.packet(&packet);
     }
@@ -171,7 +202,13 @@ impl Egress {
     /// super-frame. `headers` are IP and UDP headers for all of the payload,
     /// with an empty UDP checksum.
     pub(crate) fn datagrams(&mut self, headers: &[u8], payload: &[IoSlice<'_>], size: u16) {
-        self.transport(headers, payload, protocol::UDP, 8, Some((GsoKind::Udp, size)));
+        self.transport(
+            headers,
+            payload,
+            protocol::UDP,
+            8,
+            Some((GsoKind::Udp, size)),
+        );
     }
 
     /// Sends headers and payload; the transport checksum is left to the guest.
@@ -183,7 +220,9 @@ impl Egress {
         transport_len: usize,
         gso: Option<(GsoKind, u16)>,
     ) {
-        let Some(ethernet) = self.ethernet_for(headers) else { return };
+        let Some(ethernet) = self.ethernet_for(headers) else {
+            return;
+        };
         let mut front = ArrayVec::<u8, MAX_HEADERS>::new();
         let mut slices = ArrayVec::<IoSlice<'_>, MAX_SLICES>::new();
         if front.try_extend_from_slice(&ethernet).is_err()
@@ -199,9 +238,15 @@ impl Egress {
         front[field..field + 2].copy_from_slice(&pseudo.to_be_bytes());
 
         let offset = |at: usize| u16::try_from(at).unwrap_or(0);
-        let checksum =
-            Checksum::Partial { start: offset(start), offset: offset(field - start) };
-        let gso = gso.map(|(kind, size)| Gso { kind, size, header_len: offset(front.len()) });
+        let checksum = Checksum::Partial {
+            start: offset(start),
+            offset: offset(field - start),
+        };
+        let gso = gso.map(|(kind, size)| Gso {
+            kind,
+            size,
+            header_len: offset(front.len()),
+        });
         slices.push(IoSlice::new(&front));
         slices.extend(payload.iter().map(|s| IoSlice::new(s)));
         self.send(&Offload { checksum, gso }, &slices);
@@ -236,8 +281,13 @@ impl Egress {
             fragments_v6(packet, mtu, self.next_id.into())
         };
         for piece in pieces {
-            let Some(ethernet) = self.ethernet_for(&piece) else { return };
-            self.send(&Offload::default(), &[IoSlice::new(&ethernet), IoSlice::new(&piece)]);
+            let Some(ethernet) = self.ethernet_for(&piece) else {
+                return;
+            };
+            self.send(
+                &Offload::default(),
+                &[IoSlice::new(&ethernet), IoSlice::new(&piece)],
+            );
         }
     }
 
@@ -250,14 +300,26 @@ impl Egress {
 
 impl lwip::Egress for Egress {
     fn segment(&mut self, headers: &[u8], payload: &[IoSlice<'_>], mss: u16) {
-        let ip_len = if headers[0] >> 4 == 6 { 40 } else { usize::from(headers[0] & 0x0f) * 4 };
+        let ip_len = if headers[0] >> 4 == 6 {
+            40
+        } else {
+            usize::from(headers[0] & 0x0f) * 4
+        };
         let len: usize = payload.iter().map(|s| s.len()).sum();
         let room = usize::from(self.mtu.get()) - headers.len();
         // `mss` counts no options (RFC 6691); those of this segment are in its headers.
         let options = u16::try_from(headers.len() - ip_len - 20).unwrap_or(0);
-        let announced = if mss == 0 { u16::MAX } else { mss.saturating_sub(options).max(MIN_MSS) };
+        let announced = if mss == 0 {
+            u16::MAX
+        } else {
+            mss.saturating_sub(options).max(MIN_MSS)
+        };
         let size = announced.min(u16::try_from(room).unwrap_or(u16::MAX));
-        let kind = if ip_len == 40 { GsoKind::Tcp6 } else { GsoKind::Tcp4 };
+        let kind = if ip_len == 40 {
+            GsoKind::Tcp6
+        } else {
+            GsoKind::Tcp4
+        };
         let gso = (len > size.into()).then_some((kind, size));
         self.transport(headers, payload, protocol::TCP, headers.len() - ip_len, gso);
     }
@@ -280,9 +342,17 @@ fn destination(packet: &[u8]) -> Option<(IpAddr, [u8; 2])> {
 /// The pseudo-header's sum, not complemented, as a partial checksum wants it.
 fn pseudo_sum(headers: &[u8], protocol: u8, len: usize) -> u16 {
     let v6 = headers[0] >> 4 == 6;
-    let addresses = if v6 { &headers[8..40] } else { &headers[12..20] };
+    let addresses = if v6 {
+        &headers[8..40]
+    } else {
+        &headers[12..20]
+    };
     let len = u32::try_from(len).unwrap_or(0).to_be_bytes();
-    checksum::Sum::new().bytes(addresses).bytes(&len).word(protocol.into()).folded()
+    checksum::Sum::new()
+        .bytes(addresses)
+        .bytes(&len)
+        .word(protocol.into())
+        .folded()
 }
 
 /// Cuts an IPv4 packet; `id` becomes its identification.

@@ -18,7 +18,7 @@ const MAX_REPORTS: usize = 32;
 /// less; local errors may come with all of it.
 const QUOTE: usize = 1500;
 
-/// One entry of an error queue.
+/// What the network said about a datagram.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) problem: Problem,
@@ -30,60 +30,91 @@ pub(crate) struct Report {
     pub(crate) payload: Vec<u8>,
 }
 
-/// Takes what is queued; entries that say nothing useful are skipped.
+/// Takes what is queued; entries that say nothing useful are skipped. What the
+/// host itself refused is reported by the call that sent, not from here.
 pub(crate) fn drain(socket: &OwnedFd) -> Vec<Report> {
     let mut reports = Vec::new();
     for _ in 0..MAX_REPORTS {
         match next(socket) {
-            Ok(report) => reports.extend(report),
+            Ok(Some(Entry::Network(report))) => reports.push(report),
+            Ok(_) => {}
             Err(_) => break,
         }
     }
     reports
 }
 
-fn next(socket: &OwnedFd) -> Result<Option<Report>, Errno> {
+/// The path MTU behind an `EMSGSIZE` that was just returned: the host puts it
+/// into the queue.
+pub(crate) fn path_mtu(socket: &OwnedFd) -> Option<u16> {
+    for _ in 0..MAX_REPORTS {
+        match next(socket) {
+            Ok(Some(Entry::TooLongHere { mtu })) => return Some(mtu),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    None
+}
+
+/// One entry of the queue.
+enum Entry {
+    /// A router, or the destination, sent an error.
+    Network(Report),
+    /// The host found the datagram too long for the path.
+    TooLongHere { mtu: u16 },
+}
+
+fn next(socket: &OwnedFd) -> Result<Option<Entry>, Errno> {
     let mut payload = vec![0; QUOTE];
     let mut space = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
     let mut slices = [IoSliceMut::new(&mut payload)];
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<SockaddrStorage>(
-        socket.as_raw_fd(),
-        &mut slices,
-        Some(&mut space),
-        flags,
-    )?;
+    let message =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
     let destination = message.address.as_ref().and_then(socket_addr);
     let told = message.cmsgs()?.find_map(|cmsg| match cmsg {
-        ControlMessageOwned::Ipv4RecvErr(error, from) => Some((
-            problem(&error),
-            from.filter(|a| a.sin_family != 0)
-                .map(|a| IpAddr::from(Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr)))),
-        )),
-        ControlMessageOwned::Ipv6RecvErr(error, from) => Some((
-            problem(&error),
-            from.filter(|a| a.sin6_family != 0)
-                .map(|a| IpAddr::from(Ipv6Addr::from(a.sin6_addr.s6_addr))),
-        )),
+        ControlMessageOwned::Ipv4RecvErr(error, from) => {
+            let from = from.filter(|a| a.sin_family != 0);
+            Some((error, from.map(|a| Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr)).into())))
+        }
+        ControlMessageOwned::Ipv6RecvErr(error, from) => {
+            let from = from.filter(|a| a.sin6_family != 0);
+            Some((error, from.map(|a| Ipv6Addr::from(a.sin6_addr.s6_addr).into())))
+        }
         _ => None,
     });
     let len = message.bytes;
-    let (Some(destination), Some((Some(problem), offender))) = (destination, told) else {
+    let Some((error, offender)) = told else { return Ok(None) };
+    if error.ee_origin == libc::SO_EE_ORIGIN_LOCAL {
+        let too_long = i32::try_from(error.ee_errno) == Ok(libc::EMSGSIZE);
+        return Ok(too_long.then(|| Entry::TooLongHere { mtu: mtu(&error) }));
+    }
+    let (Some(destination), Some(problem)) = (destination, problem(&error)) else {
         return Ok(None);
     };
     payload.truncate(len);
-    Ok(Some(Report { problem, destination, offender, payload }))
+    Ok(Some(Entry::Network(Report { problem, destination, offender, payload })))
+}
+
+fn mtu(error: &libc::sock_extended_err) -> u16 {
+    u16::try_from(error.ee_info).unwrap_or(u16::MAX)
 }
 
 /// The standard library's form of an address.
 pub(crate) fn socket_addr(addr: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = addr.as_sockaddr_in().map(|a| SocketAddr::from((a.ip(), a.port())));
-    v4.or_else(|| addr.as_sockaddr_in6().map(|a| SocketAddr::from((a.ip(), a.port()))))
+    let v4 = addr
+        .as_sockaddr_in()
+        .map(|a| SocketAddr::from((a.ip(), a.port())));
+    v4.or_else(|| {
+        addr.as_sockaddr_in6()
+            .map(|a| SocketAddr::from((a.ip(), a.port())))
+    })
 }
 
-/// From ICMP type and code, or the host's own error.
+/// From ICMP type and code.
 fn problem(error: &libc::sock_extended_err) -> Option<Problem> {
-    let mtu = u16::try_from(error.ee_info).unwrap_or(u16::MAX);
+    let mtu = mtu(error);
     match (error.ee_origin, error.ee_type, error.ee_code) {
         (libc::SO_EE_ORIGIN_ICMP, 3, 0 | 6) => Some(Problem::NetUnreachable),
         (libc::SO_EE_ORIGIN_ICMP, 3, 1 | 7) => Some(Problem::HostUnreachable),
@@ -98,13 +129,6 @@ fn problem(error: &libc::sock_extended_err) -> Option<Problem> {
         (libc::SO_EE_ORIGIN_ICMP6, 1, _) => Some(Problem::HostUnreachable),
         (libc::SO_EE_ORIGIN_ICMP6, 2, _) => Some(Problem::TooBig { mtu }),
         (libc::SO_EE_ORIGIN_ICMP6, 3, 0) => Some(Problem::HopLimit),
-        (libc::SO_EE_ORIGIN_LOCAL, _, _) => {
-            let errno = i32::try_from(error.ee_errno).map_or(Errno::UnknownErrno, Errno::from_raw);
-            match errno {
-                Errno::EMSGSIZE => Some(Problem::TooBig { mtu }),
-                errno => Problem::from_errno(errno),
-            }
-        }
         _ => None,
     }
 }

@@ -25,7 +25,11 @@ fn addr(bytes: [u8; 16]) -> IpAddr {
 impl FlowKey {
     pub(crate) fn new(guest: SocketAddr, remote: SocketAddr) -> Self {
         let ports = u32::from(guest.port()) << 16 | u32::from(remote.port());
-        Self { guest: bytes(guest.ip()), remote: bytes(remote.ip()), ports }
+        Self {
+            guest: bytes(guest.ip()),
+            remote: bytes(remote.ip()),
+            ports,
+        }
     }
 
     /// The guest's end.
@@ -101,7 +105,12 @@ pub(crate) struct Slots<T> {
 
 impl<T> Slots<T> {
     pub(crate) fn new(table: Table, limit: usize) -> Self {
-        Self { table, limit, slots: Vec::new(), free: Vec::new() }
+        Self {
+            table,
+            limit,
+            slots: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     /// Flows in the table.
@@ -133,7 +142,11 @@ impl<T> Slots<T> {
 
     pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut T> {
         let (generation, value) = self.slots.get_mut(token.index())?;
-        if *generation == token.generation() { value.as_mut() } else { None }
+        if *generation == token.generation() {
+            value.as_mut()
+        } else {
+            None
+        }
     }
 
     pub(crate) fn remove(&mut self, token: Token) -> Option<T> {
@@ -148,9 +161,12 @@ impl<T> Slots<T> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
-        self.slots.iter().enumerate().filter_map(|(index, (generation, value))| {
-            Some((Token::new(self.table, index, *generation), value.as_ref()?))
-        })
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(index, (generation, value))| {
+                Some((Token::new(self.table, index, *generation), value.as_ref()?))
+            })
     }
 }
 

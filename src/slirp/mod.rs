@@ -46,13 +46,14 @@ use std::time::{Duration, Instant};
 pub use self::counters::{Counters, DropReason};
 pub use self::egress::Outlet;
 pub use self::reactor::Reactor;
-pub use self::sockets::HostSockets;
+pub use self::sockets::{HostSockets, OutboundError};
 
 use self::echo::Echo;
 use self::egress::{Egress, Problem};
-use self::flow::Table;
+use self::flow::{Table, Token};
 use self::lwip::{Budget, FrameBuf, Ingress, Pool, Stack, TICK_MS};
 use self::packet::{ETHERNET, Ethernet, IpPacket, TcpHeader, protocol, tcp_flags};
+use self::reactor::Readiness;
 use self::reassembly::Reassembly;
 use self::tcp::Tcp;
 use self::udp::Udp;
@@ -76,13 +77,7 @@ const DHCPV6_SERVER: u16 = 547;
 pub trait Local: fmt::Debug {
     /// Takes a whole frame with ARP, neighbour or router discovery, or DHCP;
     /// pushes whole frames in answer.
-    fn frame(
-        &mut self,
-        now: Instant,
-        frame: &[u8],
-        checksum: Checksum,
-        answers: &mut Vec<Vec<u8>>,
-    );
+    fn frame(&mut self, now: Instant, frame: &[u8], checksum: Checksum, answers: &mut Vec<Vec<u8>>);
 
     /// A DNS query in a datagram. The answer comes later, through
     /// [`Slirp::send_udp`], from `server` to `guest`.
@@ -119,6 +114,17 @@ pub struct Parts {
     pub local: Box<dyn Local>,
 }
 
+/// What [`Slirp::poll_host`] saw of the host's sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// No news.
+    Nothing,
+    /// News, and that was all.
+    All,
+    /// As much as is taken at once; there may be more.
+    More,
+}
+
 /// What every protocol needs.
 pub(crate) struct Core {
     stack: Stack<Egress>,
@@ -135,7 +141,9 @@ pub(crate) struct Core {
 
 impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Core").field("plan", &self.plan).finish_non_exhaustive()
+        f.debug_struct("Core")
+            .field("plan", &self.plan)
+            .finish_non_exhaustive()
     }
 }
 
@@ -191,6 +199,7 @@ pub struct Slirp {
     echo: Echo,
     reassembly: Reassembly,
     answers: Vec<Vec<u8>>,
+    ready: Vec<(Token, Readiness)>,
     started: Instant,
     last_tick: Instant,
 }
@@ -200,14 +209,26 @@ impl Slirp {
     /// When the process already has one, or is out of descriptors.
     pub fn new(parts: Parts, now: Instant) -> io::Result<Self> {
         let Parts { plan, policy, sockets, local, forward_echo, uso, .. } = parts;
-        let egress = Egress::new(parts.outlet, plan.gateway_mac, plan.mtu);
+        let egress = Egress::new(parts.outlet, plan.gateway_mac, plan.mtu, now);
         let stack = Stack::new(plan.mtu.get(), egress).map_err(io::Error::other)?;
         let pool = Pool::new(Budget::new(parts.memory));
         let reactor = Reactor::new()?;
         let udp_limit = udp::MAX_FLOWS.min(parts.descriptors / 4);
-        let tcp_limit = parts.descriptors.saturating_sub(udp_limit.min(1024) + echo::MAX_FLOWS);
-        let core =
-            Core { stack, pool, reactor, policy, sockets, local, plan, now, forward_echo, uso };
+        let tcp_limit = parts
+            .descriptors
+            .saturating_sub(udp_limit.min(1024) + echo::MAX_FLOWS);
+        let core = Core {
+            stack,
+            pool,
+            reactor,
+            policy,
+            sockets,
+            local,
+            plan,
+            now,
+            forward_echo,
+            uso,
+        };
         Ok(Self {
             core,
             tcp: Tcp::new(tcp_limit),
@@ -215,6 +236,7 @@ impl Slirp {
             echo: Echo::new(),
             reassembly: Reassembly::default(),
             answers: Vec::new(),
+            ready: Vec::new(),
             started: now,
             last_tick: now,
         })
@@ -223,14 +245,25 @@ impl Slirp {
     /// Sets the clock, once per round.
     pub fn set_now(&mut self, now: Instant) {
         self.core.now = now;
+        self.core.egress().set_now(now);
         let elapsed = now.duration_since(self.started).as_millis();
-        self.core.stack.set_now(u64::try_from(elapsed).unwrap_or(u64::MAX));
+        self.core
+            .stack
+            .set_now(u64::try_from(elapsed).unwrap_or(u64::MAX));
     }
 
     /// The descriptor that becomes readable when [`Slirp::poll_host`] has work.
     #[must_use]
     pub fn readiness(&self) -> BorrowedFd<'_> {
         self.core.reactor.as_fd()
+    }
+
+    /// Makes [`Slirp::readiness`] tell of `deadline` as well, once it comes.
+    ///
+    /// # Errors
+    /// As `timerfd_settime(2)`.
+    pub fn wake_by(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        self.core.reactor.wake_by(deadline, self.core.now)
     }
 
     /// Lets [`Slirp::readiness`] tell of another descriptor as well.
@@ -330,7 +363,9 @@ impl Slirp {
     /// Hands a frame to what answers it here.
     fn local(&mut self, frame: &[u8], checksum: Checksum) {
         let mut answers = std::mem::take(&mut self.answers);
-        self.core.local.frame(self.core.now, frame, checksum, &mut answers);
+        self.core
+            .local
+            .frame(self.core.now, frame, checksum, &mut answers);
         for answer in answers.drain(..) {
             self.core.egress().frame(&answer);
         }
@@ -338,15 +373,25 @@ impl Slirp {
     }
 
     /// Takes an IP packet; `ip` holds offsets into `buffer`.
-    fn packet(&mut self, buffer: FrameBuf, ip: IpPacket, offload: &Offload) -> Result<(), DropReason> {
+    fn packet(
+        &mut self,
+        buffer: FrameBuf,
+        ip: IpPacket,
+        offload: &Offload,
+    ) -> Result<(), DropReason> {
         if ip.hop_limit <= 1 && !self.is_own(ip.destination) {
-            self.core.problem(Problem::HopLimit, &buffer.bytes()[ip.packet]);
+            self.core
+                .problem(Problem::HopLimit, &buffer.bytes()[ip.packet]);
             return Ok(());
         }
         if let Some(fragment) = ip.fragment {
-            let whole = self.reassembly.input(buffer.bytes(), &ip, fragment, self.core.now)?;
+            let whole = self
+                .reassembly
+                .input(buffer.bytes(), &ip, fragment, self.core.now)?;
             let Some(whole) = whole else { return Ok(()) };
-            let ip = IpPacket::parse(&whole, 0)?;
+            let mut ip = IpPacket::parse(&whole, 0)?;
+            // The guest found it too long for the path and cut it up: so may we.
+            ip.dont_fragment = false;
             return self.packet(self.core.pool.copy_of(&whole), ip, &Offload::default());
         }
         match ip.protocol {
@@ -377,11 +422,21 @@ impl Slirp {
         }
         if header.is_open() {
             // Held, not handed over: the table copies what it needs.
-            let arrival = tcp::Arrival { ip, header, bytes: buffer.bytes() };
+            let arrival = tcp::Arrival {
+                ip,
+                header,
+                bytes: buffer.bytes(),
+            };
             let pool = Rc::clone(&self.core.pool);
             self.tcp.input(&mut self.core, &arrival, || {
                 let frame = pool.copy_of(&buffer.bytes()[range]);
-                Ingress { frame, start: 0, len, guest, remote }
+                Ingress {
+                    frame,
+                    start: 0,
+                    len,
+                    guest,
+                    remote,
+                }
             });
             return Ok(());
         }
@@ -391,8 +446,18 @@ impl Slirp {
         } else {
             (buffer, range.start)
         };
-        let arrival = tcp::Arrival { ip, header, bytes: &[] };
-        let segment = || Ingress { frame, start, len, guest, remote };
+        let arrival = tcp::Arrival {
+            ip,
+            header,
+            bytes: &[],
+        };
+        let segment = || Ingress {
+            frame,
+            start,
+            len,
+            guest,
+            remote,
+        };
         self.tcp.input(&mut self.core, &arrival, segment);
         Ok(())
     }
@@ -409,7 +474,11 @@ impl Slirp {
         let segment = offload.gso.map(|gso| gso.size).filter(|size| *size > 0);
         let len = usize::from(u16::from_be_bytes([l0, l1]));
         // A super-frame's length field may speak of one piece only.
-        let end = if segment.is_some() { ip.payload.end } else { ip.payload.start + len };
+        let end = if segment.is_some() {
+            ip.payload.end
+        } else {
+            ip.payload.start + len
+        };
         if end > ip.payload.end || (segment.is_none() && len < udp::HEADER) {
             return Err(DropReason::Malformed);
         }
@@ -425,21 +494,41 @@ impl Slirp {
             return Err(DropReason::Malformed);
         }
         let payload = ip.payload.start + udp::HEADER..end;
-        let arrival = udp::Arrival { ip, guest, remote, payload, segment };
+        let arrival = udp::Arrival {
+            ip,
+            guest,
+            remote,
+            payload,
+            segment,
+        };
         self.udp.input(&mut self.core, arrival, buffer);
         Ok(())
     }
 
     /// Looks at the host's sockets without waiting; notes what became ready.
-    /// True when there may be more to see.
     ///
     /// # Errors
     /// When epoll fails, which means that the process is broken.
-    pub fn poll_host(&mut self) -> io::Result<bool> {
-        let Self { core, tcp, udp, echo, .. } = self;
-        let mut ready = Vec::new();
-        let more = core.reactor.poll(|token, readiness| ready.push((token, readiness)))?;
-        for (token, readiness) in ready {
+    pub fn poll_host(&mut self) -> io::Result<Seen> {
+        let Self {
+            core,
+            tcp,
+            udp,
+            echo,
+            ready,
+            ..
+        } = self;
+        let more = core.reactor.poll(|token, readiness| {
+            if token.table() != Table::Driver {
+                ready.push((token, readiness));
+            }
+        })?;
+        let seen = match (more, ready.is_empty()) {
+            (true, _) => Seen::More,
+            (false, false) => Seen::All,
+            (false, true) => Seen::Nothing,
+        };
+        for (token, readiness) in ready.drain(..) {
             match token.table() {
                 Table::Driver => {}
                 Table::Tcp => tcp.host_ready(core, token, readiness),
@@ -447,7 +536,7 @@ impl Slirp {
                 Table::Echo => echo.host_ready(core, token, readiness),
             }
         }
-        Ok(more)
+        Ok(seen)
     }
 
     /// Does the work that frames, sockets and time have left. True when there
@@ -532,5 +621,9 @@ fn verify(ip: &IpPacket, bytes: &[u8], offload: &Offload) -> Result<(), DropReas
     let transport = &bytes[ip.payload.clone()];
     let pseudo = checksum::pseudo(ip.source, ip.destination, ip.protocol, transport.len());
     let sum = pseudo.ok_or(DropReason::Malformed)?.bytes(transport);
-    if sum.is_valid() { Ok(()) } else { Err(DropReason::Checksum) }
+    if sum.is_valid() {
+        Ok(())
+    } else {
+        Err(DropReason::Checksum)
+    }
 }

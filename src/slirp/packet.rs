@@ -100,8 +100,10 @@ impl IpPacket {
     }
 
     fn parse_v4(bytes: &[u8], start: usize) -> Result<Self, DropReason> {
-        let header: &[u8; 20] =
-            bytes.get(start..).and_then(<[u8]>::first_chunk).ok_or(DropReason::Malformed)?;
+        let header: &[u8; 20] = bytes
+            .get(start..)
+            .and_then(<[u8]>::first_chunk)
+            .ok_or(DropReason::Malformed)?;
         let header_len = usize::from(header[0] & 0x0f) * 4;
         let total = usize::from(be16(header, 2)?);
         if header_len < 20 || total < header_len || bytes.len() - start < total {
@@ -113,7 +115,13 @@ impl IpPacket {
         let flags = be16(header, 6)?;
         let (more, offset) = (flags & 0x2000 != 0, (flags & 0x1fff) * 8);
         let fragment = (more || offset != 0)
-            .then(|| be16(header, 4).map(|id| Fragment { id: id.into(), offset, more }))
+            .then(|| {
+                be16(header, 4).map(|id| Fragment {
+                    id: id.into(),
+                    offset,
+                    more,
+                })
+            })
             .transpose()?;
         Ok(Self {
             source: Ipv4Addr::new(header[12], header[13], header[14], header[15]).into(),
@@ -128,8 +136,10 @@ impl IpPacket {
     }
 
     fn parse_v6(bytes: &[u8], start: usize) -> Result<Self, DropReason> {
-        let header: &[u8; 40] =
-            bytes.get(start..).and_then(<[u8]>::first_chunk).ok_or(DropReason::Malformed)?;
+        let header: &[u8; 40] = bytes
+            .get(start..)
+            .and_then(<[u8]>::first_chunk)
+            .ok_or(DropReason::Malformed)?;
         let end = start + 40 + usize::from(be16(header, 4)?);
         if bytes.len() < end {
             return Err(DropReason::Malformed);
@@ -160,12 +170,18 @@ impl IpPacket {
             let at = self.payload.start;
             let len = match self.protocol {
                 // Hop-by-hop, routing, destination options.
-                0 | 43 | 60 => (usize::from(*bytes.get(at + 1).ok_or(DropReason::Malformed)?) + 1) * 8,
+                0 | 43 | 60 => {
+                    (usize::from(*bytes.get(at + 1).ok_or(DropReason::Malformed)?) + 1) * 8
+                }
                 44 => {
                     let field = be16(bytes, at + 2)?;
                     let (offset, more) = (field & 0xfff8, field & 1 != 0);
                     if offset != 0 || more {
-                        self.fragment = Some(Fragment { id: be32(bytes, at + 4)?, offset, more });
+                        self.fragment = Some(Fragment {
+                            id: be32(bytes, at + 4)?,
+                            offset,
+                            more,
+                        });
                     }
                     8
                 }
@@ -267,7 +283,10 @@ mod tests {
         assert_eq!(ip.protocol, protocol::TCP);
         assert_eq!(ip.fragment, None);
         let tcp = TcpHeader::parse(&frame[ip.payload]).expect("valid");
-        assert_eq!((tcp.source, tcp.destination, tcp.sequence, tcp.payload), (1234, 80, 7, 5));
+        assert_eq!(
+            (tcp.source, tcp.destination, tcp.sequence, tcp.payload),
+            (1234, 80, 7, 5)
+        );
         assert!(tcp.is_open());
     }
 
@@ -277,7 +296,10 @@ mod tests {
         frame[ETHERNET + 10] ^= 1;
         assert_eq!(IpPacket::parse(&frame, ETHERNET), Err(DropReason::Checksum));
         frame[ETHERNET] = 0x4f;
-        assert_eq!(IpPacket::parse(&frame[..40], ETHERNET), Err(DropReason::Malformed));
+        assert_eq!(
+            IpPacket::parse(&frame[..40], ETHERNET),
+            Err(DropReason::Malformed)
+        );
     }
 
     #[test]
@@ -289,7 +311,14 @@ mod tests {
         packet.extend([0; 8]);
         let ip = IpPacket::parse(&packet, 0).expect("valid");
         assert_eq!(ip.protocol, protocol::UDP);
-        assert_eq!(ip.fragment, Some(Fragment { id: 9, offset: 88, more: true }));
+        assert_eq!(
+            ip.fragment,
+            Some(Fragment {
+                id: 9,
+                offset: 88,
+                more: true
+            })
+        );
         assert_eq!(ip.payload, 56..64);
     }
 

@@ -2,12 +2,16 @@
 //!
 //! Sockets are watched edge-triggered, once, for both directions, so that a
 //! flow costs one system call to watch and none to keep watching. The epoll
-//! descriptor itself is what the asynchronous runtime waits on.
+//! descriptor itself is what the asynchronous runtime waits on. The next
+//! deadline is a timer descriptor among the others: unlike the runtime's own
+//! timers it has microseconds, and costs nothing while it stays the same.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::flow::Token;
 
@@ -30,6 +34,9 @@ pub(crate) struct Readiness {
 pub struct Reactor {
     epoll: Epoll,
     events: Vec<EpollEvent>,
+    timer: TimerFd,
+    /// What the timer is set to.
+    armed: Option<Instant>,
 }
 
 impl Reactor {
@@ -37,7 +44,40 @@ impl Reactor {
     /// When the process is out of descriptors.
     pub fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Self { epoll, events: vec![EpollEvent::empty(); BATCH] })
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        // Edge-triggered: it need not be read, setting it anew is enough.
+        let expired = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
+        epoll.add(&timer, expired)?;
+        Ok(Self {
+            epoll,
+            events: vec![EpollEvent::empty(); BATCH],
+            timer,
+            armed: None,
+        })
+    }
+
+    /// Becomes ready at `deadline` at the latest; possibly before, when it was
+    /// to be ready for an earlier one. `None`: no later than it was to be.
+    pub(crate) fn wake_by(&mut self, deadline: Option<Instant>, now: Instant) -> io::Result<()> {
+        let passed = self.armed.is_some_and(|at| at <= now);
+        if passed {
+            self.armed = None;
+        }
+        let Some(deadline) = deadline else {
+            return Ok(());
+        };
+        if self.armed.is_some_and(|at| at <= deadline) {
+            return Ok(());
+        }
+        // Zero would switch the timer off.
+        let wait = deadline
+            .saturating_duration_since(now)
+            .max(Duration::from_micros(1));
+        self.timer
+            .set(Expiration::OneShot(wait.into()), TimerSetTimeFlags::empty())?;
+        self.armed = Some(deadline);
+        Ok(())
     }
 
     /// Watches a flow's socket, edge-triggered, until it is closed.
@@ -54,7 +94,9 @@ impl Reactor {
     /// # Errors
     /// As `epoll_ctl(2)`.
     pub fn watch_readable(&self, fd: impl AsFd) -> io::Result<()> {
-        Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))?)
+        Ok(self
+            .epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))?)
     }
 
     /// Takes the events that are there, without waiting. True when there may be
@@ -70,7 +112,14 @@ impl Reactor {
             let error = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
             let readable = error || flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
             let writable = error || flags.contains(EpollFlags::EPOLLOUT);
-            each(Token::from_raw(event.data()), Readiness { readable, writable, error });
+            each(
+                Token::from_raw(event.data()),
+                Readiness {
+                    readable,
+                    writable,
+                    error,
+                },
+            );
         }
         Ok(count == BATCH)
     }

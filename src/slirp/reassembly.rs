@@ -74,12 +74,19 @@ impl Reassembly {
             return Err(DropReason::Malformed);
         }
         let protocol = if ip.source.is_ipv4() { ip.protocol } else { 0 };
-        let key =
-            Key { source: ip.source, destination: ip.destination, protocol, id: fragment.id };
+        let key = Key {
+            source: ip.source,
+            destination: ip.destination,
+            protocol,
+            id: fragment.id,
+        };
         if !self.partials.contains_key(&key) && self.partials.len() >= MAX_PACKETS {
             return Err(DropReason::Fragment);
         }
-        let partial = self.partials.entry(key.clone()).or_insert_with(|| Partial::new(now));
+        let partial = self
+            .partials
+            .entry(key.clone())
+            .or_insert_with(|| Partial::new(now));
         if offset == 0 {
             partial.first.get_or_insert_with(|| headers_of(bytes, ip));
         }
@@ -114,12 +121,20 @@ impl Reassembly {
 
 /// The headers in front of a fragment's payload, alone.
 fn headers_of(bytes: &[u8], ip: &IpPacket) -> (Vec<u8>, IpPacket) {
-    (bytes[ip.packet.start..ip.payload.start].to_vec(), ip.clone())
+    (
+        bytes[ip.packet.start..ip.payload.start].to_vec(),
+        ip.clone(),
+    )
 }
 
 impl Partial {
     fn new(now: Instant) -> Self {
-        Self { since: now, parts: Vec::new(), total: None, first: None }
+        Self {
+            since: now,
+            parts: Vec::new(),
+            total: None,
+            first: None,
+        }
     }
 
     /// True when nothing is missing any more.
@@ -132,12 +147,19 @@ impl Partial {
             return Err(DropReason::Fragment);
         }
         let at = self.parts.partition_point(|(start, _)| *start < offset);
-        if self.parts.get(at).is_some_and(|(start, part)| *start == offset && part == payload) {
+        if self
+            .parts
+            .get(at)
+            .is_some_and(|(start, part)| *start == offset && part == payload)
+        {
             return Ok(false); // a repetition
         }
         let before = at.checked_sub(1).and_then(|i| self.parts.get(i));
         let overlaps = before.is_some_and(|(start, part)| start + part.len() > offset)
-            || self.parts.get(at).is_some_and(|(start, _)| *start < end || *start == offset);
+            || self
+                .parts
+                .get(at)
+                .is_some_and(|(start, _)| *start < end || *start == offset);
         if overlaps || self.parts.len() >= MAX_FRAGMENTS {
             return Err(DropReason::Fragment);
         }
@@ -205,7 +227,11 @@ mod tests {
         out
     }
 
-    fn feed(table: &mut Reassembly, bytes: &[u8], now: Instant) -> Result<Option<Vec<u8>>, DropReason> {
+    fn feed(
+        table: &mut Reassembly,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<Option<Vec<u8>>, DropReason> {
         let ip = IpPacket::parse(bytes, 0).expect("valid");
         let fragment = ip.fragment.expect("a fragment");
         table.input(bytes, &ip, fragment, now)
@@ -264,11 +290,34 @@ mod tests {
     fn overlap_ends_the_packet() {
         let mut table = Reassembly::default();
         let now = Instant::now();
-        let first = packet(&[1; 16], Fragment { id: 1, offset: 0, more: true }, false);
-        let overlapping = packet(&[2; 16], Fragment { id: 1, offset: 8, more: true }, false);
+        let first = packet(
+            &[1; 16],
+            Fragment {
+                id: 1,
+                offset: 0,
+                more: true,
+            },
+            false,
+        );
+        let overlapping = packet(
+            &[2; 16],
+            Fragment {
+                id: 1,
+                offset: 8,
+                more: true,
+            },
+            false,
+        );
         assert_eq!(feed(&mut table, &first, now), Ok(None));
-        assert_eq!(feed(&mut table, &first, now), Ok(None), "a repetition is harmless");
-        assert_eq!(feed(&mut table, &overlapping, now), Err(DropReason::Fragment));
+        assert_eq!(
+            feed(&mut table, &first, now),
+            Ok(None),
+            "a repetition is harmless"
+        );
+        assert_eq!(
+            feed(&mut table, &overlapping, now),
+            Err(DropReason::Fragment)
+        );
         assert!(table.partials.is_empty());
     }
 
@@ -277,7 +326,15 @@ mod tests {
         let mut table = Reassembly::default();
         let now = Instant::now();
         for id in 0..=u32::try_from(MAX_PACKETS).expect("small") {
-            let bytes = packet(&[0; 8], Fragment { id, offset: 0, more: true }, false);
+            let bytes = packet(
+                &[0; 8],
+                Fragment {
+                    id,
+                    offset: 0,
+                    more: true,
+                },
+                false,
+            );
             let result = feed(&mut table, &bytes, now);
             assert_eq!(result.is_err(), id as usize == MAX_PACKETS);
         }

@@ -20,7 +20,50 @@ pub struct HostSockets {
     pub outbound6: Option<Outbound<Ipv6Addr>>,
 }
 
+/// An outbound address or interface that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboundError {
+    /// Not an address of this host.
+    #[error("cannot send from {address}: {source}; --outbound-addr takes an address of this host, see 'ip addr'")]
+    Address {
+        /// The address.
+        address: IpAddr,
+        /// What the host says.
+        source: io::Error,
+    },
+    /// No such interface.
+    #[error("cannot send through '{name}': {source}; --outbound-addr takes an interface of this host, see 'ip link'")]
+    Interface {
+        /// Its name.
+        name: String,
+        /// What the host says.
+        source: io::Error,
+    },
+}
+
 impl HostSockets {
+    /// Checks that the outbound addresses and interfaces exist.
+    ///
+    /// # Errors
+    /// [`OutboundError`] for the first that does not.
+    pub fn check(&self) -> Result<(), OutboundError> {
+        let any4: SocketAddr = (Ipv4Addr::UNSPECIFIED, 0).into();
+        let any6: SocketAddr = (Ipv6Addr::UNSPECIFIED, 0).into();
+        let failed = |outbound: Outbound<IpAddr>, source| match outbound {
+            Outbound::Address(address) => OutboundError::Address { address, source },
+            Outbound::Interface(name) => OutboundError::Interface { name, source },
+        };
+        if let Some(outbound) = &self.outbound4 {
+            let made = self.socket(any4, Type::DGRAM, Protocol::UDP);
+            made.map_err(|e| failed(outbound.clone().map(IpAddr::from), e))?;
+        }
+        if let Some(outbound) = &self.outbound6 {
+            let made = self.socket(any6, Type::DGRAM, Protocol::UDP);
+            made.map_err(|e| failed(outbound.clone().map(IpAddr::from), e))?;
+        }
+        Ok(())
+    }
+
     /// Starts a TCP connection to `to`.
     ///
     /// # Errors
@@ -57,11 +100,19 @@ impl HostSockets {
     /// # Errors
     /// `EACCES` when neither ping sockets nor raw sockets are allowed.
     pub(crate) fn echo(&self, to: IpAddr) -> io::Result<(OwnedFd, EchoKind)> {
-        let protocol = if to.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
+        let protocol = if to.is_ipv4() {
+            Protocol::ICMPV4
+        } else {
+            Protocol::ICMPV6
+        };
         let at = SocketAddr::new(to, 0);
-        let ping = self.socket(at, Type::DGRAM, protocol).map(|s| (s, EchoKind::Ping));
+        let ping = self
+            .socket(at, Type::DGRAM, protocol)
+            .map(|s| (s, EchoKind::Ping));
         let (socket, kind) = ping.or_else(|denied| {
-            self.socket(at, Type::RAW, protocol).map(|s| (s, EchoKind::Raw)).map_err(|_| denied)
+            self.socket(at, Type::RAW, protocol)
+                .map(|s| (s, EchoKind::Raw))
+                .map_err(|_| denied)
         })?;
         queue_errors(&socket, to)?;
         Ok((socket.into(), kind))
@@ -80,12 +131,16 @@ impl HostSockets {
         let from: Option<SocketAddr> = match to {
             IpAddr::V4(_) => match &self.outbound4 {
                 Some(Outbound::Address(a)) => Some((*a, 0).into()),
-                Some(Outbound::Interface(name)) => return socket.bind_device(Some(name.as_bytes())),
+                Some(Outbound::Interface(name)) => {
+                    return socket.bind_device(Some(name.as_bytes()));
+                }
                 None => None,
             },
             IpAddr::V6(_) => match &self.outbound6 {
                 Some(Outbound::Address(a)) => Some((*a, 0).into()),
-                Some(Outbound::Interface(name)) => return socket.bind_device(Some(name.as_bytes())),
+                Some(Outbound::Interface(name)) => {
+                    return socket.bind_device(Some(name.as_bytes()));
+                }
                 None => None,
             },
         };

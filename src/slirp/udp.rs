@@ -107,6 +107,26 @@ pub(crate) struct Arrival {
     pub(crate) segment: Option<u16>,
 }
 
+/// One frame of a batch.
+#[derive(Debug)]
+struct Part {
+    frame: FrameBuf,
+    /// Where in it the IP packet is.
+    packet: Range<usize>,
+    /// And its payload.
+    payload: Range<usize>,
+}
+
+impl Part {
+    fn payload(&self) -> &[u8] {
+        &self.frame.bytes()[self.payload.clone()]
+    }
+
+    fn packet(&self) -> &[u8] {
+        &self.frame.bytes()[self.packet.clone()]
+    }
+}
+
 /// Datagrams that wait for the end of the round.
 #[derive(Debug)]
 struct Batch {
@@ -117,7 +137,7 @@ struct Batch {
     bytes: usize,
     hop_limit: u8,
     dont_fragment: bool,
-    parts: Vec<(FrameBuf, Range<usize>)>,
+    parts: Vec<Part>,
     /// The last was shorter: nothing can follow.
     closed: bool,
 }
@@ -128,14 +148,15 @@ pub(crate) struct Udp {
     index: HashMap<SocketAddr, Token>,
     marked: Vec<Token>,
     batch: Option<Batch>,
-    headers: MultiHeaders<SockaddrStorage>,
     buffers: Vec<Box<[u8]>>,
     next_idle_scan: Option<Instant>,
 }
 
 impl std::fmt::Debug for Udp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Udp").field("flows", &self.flows.len()).finish_non_exhaustive()
+        f.debug_struct("Udp")
+            .field("flows", &self.flows.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -146,7 +167,6 @@ impl Udp {
             index: HashMap::new(),
             marked: Vec::new(),
             batch: None,
-            headers: MultiHeaders::preallocate(RECEIVE_BATCH, Some(cmsg_space!(i32))),
             buffers: Vec::new(),
             next_idle_scan: None,
         }
@@ -162,7 +182,9 @@ impl Udp {
             Verdict::Connect(to) => to,
             Verdict::Dns => {
                 let query = &frame.bytes()[arrival.payload];
-                return core.local.dns_datagram(arrival.guest, arrival.remote, query);
+                return core
+                    .local
+                    .dns_datagram(arrival.guest, arrival.remote, query);
             }
             Verdict::Unreachable => {
                 let packet = &frame.bytes()[arrival.ip.packet];
@@ -225,7 +247,11 @@ impl Udp {
     }
 
     fn remove_longest_idle(&mut self) {
-        let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.active).map(|(token, _)| token);
+        let oldest = self
+            .flows
+            .iter()
+            .min_by_key(|(_, flow)| flow.active)
+            .map(|(token, _)| token);
         if let Some(token) = oldest {
             self.remove(token);
         }
@@ -261,7 +287,7 @@ impl Udp {
         {
             batch.bytes += len;
             batch.closed = len < batch.size;
-            batch.parts.push((frame, arrival.payload));
+            batch.parts.push(Part { frame, packet: arrival.ip.packet, payload: arrival.payload });
             return;
         }
         self.flush(core);
@@ -272,15 +298,19 @@ impl Udp {
             bytes: len,
             hop_limit,
             dont_fragment,
-            parts: vec![(frame, arrival.payload)],
+            parts: vec![Part { frame, packet: arrival.ip.packet, payload: arrival.payload }],
             closed: arrival.segment.is_some() || len == 0,
         });
     }
 
     /// Sends the batch under way.
     pub(crate) fn flush(&mut self, core: &mut Core) {
-        let Some(batch) = self.batch.take() else { return };
-        let Some(flow) = self.flows.get_mut(batch.flow) else { return };
+        let Some(batch) = self.batch.take() else {
+            return;
+        };
+        let Some(flow) = self.flows.get_mut(batch.flow) else {
+            return;
+        };
         if flow.hop_limit != Some(batch.hop_limit)
             && set_hop_limit(&flow.socket, batch.to.ip(), batch.hop_limit).is_ok()
         {
@@ -291,33 +321,33 @@ impl Udp {
         {
             flow.dont_fragment = Some(batch.dont_fragment);
         }
-        let slices: Vec<IoSlice<'_>> = batch
-            .parts
-            .iter()
-            .map(|(frame, range)| IoSlice::new(&frame.bytes()[range.clone()]))
-            .collect();
+        let slices: Vec<IoSlice<'_>> =
+            batch.parts.iter().map(|part| IoSlice::new(part.payload())).collect();
         let several = batch.bytes > batch.size;
         let size = u16::try_from(batch.size).unwrap_or(u16::MAX);
         match send(&flow.socket, batch.to, &slices, several.then_some(size)) {
             Ok(()) => {}
-            // No segmentation on this route: one by one.
-            Err(Errno::EINVAL | Errno::EIO | Errno::EMSGSIZE | Errno::ENOTSUP) if several => {
-                let pieces = slices.iter().flat_map(|s| s.chunks(batch.size));
-                for piece in pieces {
-                    if let Err(e) = send(&flow.socket, batch.to, &[IoSlice::new(piece)], None) {
-                        refused(core, e);
+            // No segmentation on this route, or a datagram that is too large
+            // for it: one by one, each with its own fate.
+            Err(_) if several => {
+                for part in &batch.parts {
+                    for piece in part.payload().chunks(batch.size) {
+                        let sent = send(&flow.socket, batch.to, &[IoSlice::new(piece)], None);
+                        if let Err(errno) = sent {
+                            refused(core, &flow.socket, errno, part.packet());
+                        }
                     }
                 }
             }
-            Err(e) => refused(core, e),
+            Err(errno) => refused(core, &flow.socket, errno, batch.parts[0].packet()),
         }
-        // What the host knows at once is in the error queue too; edge-triggered
-        // readiness reports it.
     }
 
     /// The reactor has news of a flow's socket.
     pub(crate) fn host_ready(&mut self, core: &mut Core, token: Token, ready: Readiness) {
-        let Some(flow) = self.flows.get_mut(token) else { return };
+        let Some(flow) = self.flows.get_mut(token) else {
+            return;
+        };
         if ready.error {
             let reports = errqueue::drain(&flow.socket);
             let guest = flow.guest;
@@ -347,7 +377,9 @@ impl Udp {
     /// Takes what arrived for marked flows. True when there is more.
     pub(crate) fn work(&mut self, core: &mut Core) -> bool {
         for token in std::mem::take(&mut self.marked) {
-            let Some(flow) = self.flows.get_mut(token) else { continue };
+            let Some(flow) = self.flows.get_mut(token) else {
+                continue;
+            };
             flow.marked = false;
             for _ in 0..RECEIVE_ROUNDS {
                 if !self.receive(core, token) {
@@ -363,22 +395,25 @@ impl Udp {
 
     /// Takes one batch from a socket. True when there may be more.
     fn receive(&mut self, core: &mut Core, token: Token) -> bool {
-        let Some(flow) = self.flows.get_mut(token) else { return false };
+        let Some(flow) = self.flows.get_mut(token) else {
+            return false;
+        };
         if self.buffers.is_empty() {
-            self.buffers = (0..RECEIVE_BATCH).map(|_| vec![0; MAX_DATAGRAM].into()).collect();
+            self.buffers = (0..RECEIVE_BATCH)
+                .map(|_| vec![0; MAX_DATAGRAM].into())
+                .collect();
         }
         let mut received: arrayvec::ArrayVec<Datagram, RECEIVE_BATCH> = arrayvec::ArrayVec::new();
         let count = {
             let mut slices: Vec<[IoSliceMut<'_>; 1]> =
                 self.buffers.iter_mut().map(|b| [IoSliceMut::new(b)]).collect();
+            // New every time: the kernel shortens the lengths in them to what the
+            // last call needed, and nothing sets them back.
+            let mut headers =
+                MultiHeaders::<SockaddrStorage>::preallocate(RECEIVE_BATCH, Some(cmsg_space!(i32)));
             let flags = MsgFlags::MSG_DONTWAIT;
-            let results = recvmmsg(
-                flow.socket.as_raw_fd(),
-                &mut self.headers,
-                slices.iter_mut(),
-                flags,
-                None,
-            );
+            let fd = flow.socket.as_raw_fd();
+            let results = recvmmsg(fd, &mut headers, slices.iter_mut(), flags, None);
             match results {
                 Ok(results) => {
                     let mut count = 0;
@@ -395,7 +430,12 @@ impl Udp {
                                 _ => None,
                             })
                         });
-                        received.push(Datagram { at, len: message.bytes, segment, from });
+                        received.push(Datagram {
+                            at,
+                            len: message.bytes,
+                            segment,
+                            from,
+                        });
                     }
                     count
                 }
@@ -475,30 +515,44 @@ fn send(
 ) -> Result<(), Errno> {
     let address = SockaddrStorage::from(to);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    let gso = segment.as_ref().map(|size| [ControlMessage::UdpGsoSegments(size)]);
+    let gso = segment
+        .as_ref()
+        .map(|size| [ControlMessage::UdpGsoSegments(size)]);
     let control = gso.as_ref().map_or(&[][..], |c| &c[..]);
     // ICMP errors of earlier datagrams are reported by the next call, which
     // then has sent nothing: try again once.
     match sendmsg(socket.as_raw_fd(), slices, control, flags, Some(&address)) {
         Err(
-            Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EPROTO
-            | Errno::ENOPROTOOPT | Errno::EACCES,
+            Errno::ECONNREFUSED
+            | Errno::EHOSTUNREACH
+            | Errno::ENETUNREACH
+            | Errno::EPROTO
+            | Errno::ENOPROTOOPT
+            | Errno::EACCES,
         ) => sendmsg(socket.as_raw_fd(), slices, control, flags, Some(&address)).map(|_| ()),
         other => other.map(|_| ()),
     }
 }
 
-/// A send failed for good. With `IP_RECVERR` the host's own reasons are queued
-/// too and reach the guest from there.
-fn refused(core: &mut Core, _errno: Errno) {
-    core.drop(DropReason::HostError);
+/// The host did not take a datagram: tell the guest why, where there is a way.
+fn refused(core: &mut Core, socket: &OwnedFd, errno: Errno, packet: &[u8]) {
+    let problem = match errno {
+        Errno::EMSGSIZE => errqueue::path_mtu(socket).map(|mtu| Problem::TooBig { mtu }),
+        errno => Problem::from_errno(errno),
+    };
+    match problem {
+        Some(problem) => core.problem(problem, packet),
+        None => core.drop(DropReason::HostError),
+    }
 }
 
 /// Passes on what a router, or the host, said.
 fn relay(core: &mut Core, guest: SocketAddr, hops: u8, report: errqueue::Report) {
     let remote = core.as_guest_sees(report.destination, guest);
     // The packet as the guest sent it, as far as it is known.
-    let Ok(offending) = wire::udp::datagram(guest, remote, hops, &report.payload) else { return };
+    let Ok(offending) = wire::udp::datagram(guest, remote, hops, &report.payload) else {
+        return;
+    };
     match report.offender.filter(|a| !a.is_loopback()) {
         Some(router) => core.egress().problem(report.problem, router, &offending),
         None => core.problem(report.problem, &offending),
@@ -523,7 +577,11 @@ fn to_guest(core: &mut Core, guest: SocketAddr, datagrams: &[Datagram], buffers:
             let bytes = &buffers[datagram.at][..datagram.len];
             let size = datagram.size().max(1);
             let mut pieces = bytes.chunks(size);
-            let only = if bytes.is_empty() { Some(&[][..]) } else { None };
+            let only = if bytes.is_empty() {
+                Some(&[][..])
+            } else {
+                None
+            };
             for piece in only.into_iter().chain(&mut pieces) {
                 core.send_udp(from, guest, piece);
             }
@@ -568,10 +626,14 @@ fn super_frame(
     datagrams: &[Datagram],
     buffers: &[Box<[u8]>],
 ) {
-    let slices: arrayvec::ArrayVec<IoSlice<'_>, RECEIVE_BATCH> =
-        datagrams.iter().map(|d| IoSlice::new(&buffers[d.at][..d.len])).collect();
+    let slices: arrayvec::ArrayVec<IoSlice<'_>, RECEIVE_BATCH> = datagrams
+        .iter()
+        .map(|d| IoSlice::new(&buffers[d.at][..d.len]))
+        .collect();
     let bytes: usize = datagrams.iter().map(|d| d.len).sum();
-    let Ok(size) = u16::try_from(size) else { return };
+    let Ok(size) = u16::try_from(size) else {
+        return;
+    };
     let headers = headers(from, guest, bytes);
     core.egress().datagrams(&headers, &slices, size);
 }
@@ -584,7 +646,9 @@ fn headers(from: SocketAddr, to: SocketAddr, bytes: usize) -> arrayvec::ArrayVec
     let udp_len = u16::try_from(bytes + HEADER).unwrap_or(u16::MAX);
     match (from.ip(), to.ip()) {
         (IpAddr::V4(a), IpAddr::V4(b)) => {
-            let mut h = [0x45, 0, 0, 0, 0, 0, 0x40, 0, HOP_LIMIT, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            let mut h = [
+                0x45, 0, 0, 0, 0, 0, 0x40, 0, HOP_LIMIT, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            ];
             h[2..4].copy_from_slice(&(udp_len + 20).to_be_bytes());
             h[12..16].copy_from_slice(&Ipv4Addr::octets(&a));
             h[16..20].copy_from_slice(&Ipv4Addr::octets(&b));
@@ -616,21 +680,43 @@ mod tests {
     use super::*;
 
     fn datagram(from: &str, len: usize, segment: Option<usize>) -> Datagram {
-        Datagram { at: 0, len, segment, from: from.parse().expect("address") }
+        Datagram {
+            at: 0,
+            len,
+            segment,
+            from: from.parse().expect("address"),
+        }
     }
 
     #[test]
     fn runs_are_of_one_sender_and_size() {
         let (a, b) = ("192.0.2.1:1", "192.0.2.2:1");
         for (expected, datagrams) in [
-            (3, vec![datagram(a, 100, None), datagram(a, 100, None), datagram(a, 100, None)]),
-            (2, vec![datagram(a, 100, None), datagram(a, 50, None), datagram(a, 100, None)]),
+            (
+                3,
+                vec![
+                    datagram(a, 100, None),
+                    datagram(a, 100, None),
+                    datagram(a, 100, None),
+                ],
+            ),
+            (
+                2,
+                vec![
+                    datagram(a, 100, None),
+                    datagram(a, 50, None),
+                    datagram(a, 100, None),
+                ],
+            ),
             (1, vec![datagram(a, 100, None), datagram(a, 200, None)]),
             (1, vec![datagram(a, 100, None), datagram(b, 100, None)]),
             (1, vec![datagram(a, 0, None), datagram(a, 0, None)]),
             (1, vec![datagram(a, 250, Some(100)), datagram(a, 100, None)]),
             (2, vec![datagram(a, 300, Some(100)), datagram(a, 100, None)]),
-            (1, vec![datagram(a, 60_000, None), datagram(a, 60_000, None)]),
+            (
+                1,
+                vec![datagram(a, 60_000, None), datagram(a, 60_000, None)],
+            ),
         ] {
             assert_eq!(run_length(&datagrams), expected, "{datagrams:?}");
         }
@@ -638,7 +724,10 @@ mod tests {
 
     #[test]
     fn headers_parse() {
-        for (from, to) in [("192.0.2.1:53", "10.0.2.100:999"), ("[2001:db8::1]:53", "[fd00::100]:999")] {
+        for (from, to) in [
+            ("192.0.2.1:53", "10.0.2.100:999"),
+            ("[2001:db8::1]:53", "[fd00::100]:999"),
+        ] {
             let (from, to): (SocketAddr, SocketAddr) =
                 (from.parse().expect("address"), to.parse().expect("address"));
             let mut packet = headers(from, to, 5).to_vec();

@@ -74,6 +74,15 @@ pub enum AttachError {
         /// What it should have been.
         kind: NamespaceKind,
     },
+    /// The namespace is the gateway's own.
+    #[error(
+        "{target} is in the network namespace that gw itself runs in, which has a network; \
+         'gw run' makes a new one"
+    )]
+    OwnNamespace {
+        /// What was named.
+        target: String,
+    },
     /// The namespace cannot be entered.
     #[error("not permitted to {action} of {target} ({errno}); {remedy}")]
     NotPermitted {
@@ -203,7 +212,7 @@ pub enum NamespaceKind {
 
 impl NamespaceKind {
     /// Its file's name in `/proc/PID/ns`.
-    const fn file(self) -> &'static str {
+    pub(super) const fn file(self) -> &'static str {
         match self {
             Self::Network => "net",
             Self::User => "user",

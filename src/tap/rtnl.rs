@@ -32,14 +32,6 @@ pub(super) struct Rtnl {
     socket: Socket,
 }
 
-/// What the kernel says about an interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LinkState {
-    pub(super) index: u32,
-    pub(super) mac: Option<MacAddr>,
-    pub(super) kind: LinkKind,
-}
-
 /// What drives an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LinkKind {
@@ -80,8 +72,8 @@ impl Rtnl {
         Ok(Self { socket })
     }
 
-    /// Describes the interface `name`; `None` when there is none.
-    pub(super) fn link(&self, name: &str) -> io::Result<Option<LinkState>> {
+    /// What drives the interface `name`; `None` when there is none.
+    pub(super) fn kind(&self, name: &str) -> io::Result<Option<LinkKind>> {
         let mut message = LinkMessage::default();
         message
             .attributes
@@ -92,7 +84,7 @@ impl Rtnl {
         for answer in self.answers()? {
             match answer.payload {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                    return Ok(Some(link_state(&link)));
+                    return Ok(Some(kind_of(&link)));
                 }
                 NetlinkPayload::Error(e) => {
                     let error = e.to_io();
@@ -171,24 +163,16 @@ fn append(out: &mut Vec<u8>, message: RouteNetlinkMessage, sequence: u32, flags:
     message.serialize(&mut out[start..]);
 }
 
-fn link_state(link: &LinkMessage) -> LinkState {
-    let mut state = LinkState {
-        index: link.header.index,
-        mac: None,
-        kind: LinkKind::Other,
-    };
-    for attribute in &link.attributes {
-        match attribute {
-            LinkAttribute::Address(bytes) => {
-                state.mac = <[u8; 6]>::try_from(&bytes[..]).ok().map(MacAddr);
-            }
-            LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Tun)) => {
-                state.kind = LinkKind::Tun;
-            }
-            _ => {}
-        }
+fn kind_of(link: &LinkMessage) -> LinkKind {
+    let is_tun = link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Tun)),
+        _ => false,
+    });
+    if is_tun {
+        LinkKind::Tun
+    } else {
+        LinkKind::Other
     }
-    state
 }
 
 fn request(change: &Change) -> (RouteNetlinkMessage, u16) {
@@ -287,8 +271,7 @@ mod tests {
     #[test]
     fn loopback_is_described_and_a_missing_interface_is_none() {
         let rtnl = Rtnl::open().expect("rtnetlink");
-        let lo = rtnl.link("lo").expect("query").expect("lo");
-        assert_eq!((lo.index, lo.kind), (1, LinkKind::Other));
-        assert_eq!(rtnl.link("gw-none").expect("query"), None);
+        assert_eq!(rtnl.kind("lo").expect("query"), Some(LinkKind::Other));
+        assert_eq!(rtnl.kind("gw-none").expect("query"), None);
     }
 }

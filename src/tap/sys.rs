@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -11,6 +12,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::net::MacAddr;
 
 /// Longest interface name, in bytes (`IFNAMSIZ` less the terminating zero).
 pub const MAX_IFNAME: usize = libc::IFNAMSIZ - 1;
@@ -59,6 +62,21 @@ pub(super) fn tun_get_flags(tun: BorrowedFd<'_>) -> io::Result<TunFlags> {
     // SAFETY: TUNGETIFF fills `ifru_flags`; any bits are a value of a short.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     Ok(TunFlags::from(flags) & 0xffff)
+}
+
+/// `SIOCGIFHWADDR`: the MAC address of the TAP that `tun` is attached to.
+pub(super) fn tun_get_mac(tun: BorrowedFd<'_>) -> io::Result<MacAddr> {
+    // SAFETY: `ifreq` is plain data for which all zero bytes are a value.
+    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: SIOCGIFHWADDR writes one `ifreq`, which outlives the call.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) })?;
+    // SAFETY: SIOCGIFHWADDR fills `ifru_hwaddr`, plain bytes.
+    let bytes = unsafe { request.ifr_ifru.ifru_hwaddr.sa_data };
+    let mut mac = [0; 6];
+    for (to, from) in mac.iter_mut().zip(bytes) {
+        [*to] = from.to_ne_bytes();
+    }
+    Ok(MacAddr(mac))
 }
 
 /// `TUNSETOFFLOAD`: what the kernel may leave to us (`TUN_F_*`).
@@ -146,7 +164,6 @@ pub fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
 }
 
-
 /// Resolves when `fd` polls readable, or has hung up.
 ///
 /// # Errors
@@ -182,6 +199,23 @@ pub async fn hung_up(fd: BorrowedFd<'_>) -> io::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// True when this process ignores `signal`, as its caller may have arranged
+/// (nohup(1), a shell's background jobs).
+#[must_use]
+pub fn is_ignored(which: Signal) -> bool {
+    // SAFETY: `sigaction` is plain data for which all zero bytes are a value.
+    let mut now: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    #[expect(
+        clippy::as_conversions,
+        reason = "the discriminants are the signal numbers"
+    )]
+    let number = which as libc::c_int;
+    // SAFETY: without a new action sigaction(2) only writes the present one to
+    // `now`, which outlives the call.
+    let result = unsafe { libc::sigaction(number, std::ptr::null(), &raw mut now) };
+    result == 0 && now.sa_sigaction == libc::SIG_IGN
 }
 
 /// Gives SIGPIPE its default effect again, which Rust's start-up code had taken
@@ -243,6 +277,10 @@ pub fn fork_child(body: impl FnOnce() -> i32) -> io::Result<Child> {
             "this process has several threads; fork before starting them",
         ));
     }
+    // A caller that ignores SIGCHLD, which is inherited, would have the kernel
+    // reap the child and forget how it ended.
+    // SAFETY: no handler is installed: SIG_DFL runs no code of ours.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
     // SAFETY: there is one thread, so that no lock is held by another and the
     // child may do what it likes, as after any sequential program's fork.
     match unsafe { fork() }? {
@@ -260,10 +298,27 @@ pub fn fork_child(body: impl FnOnce() -> i32) -> io::Result<Child> {
 }
 
 /// Threads of this process; 1 where /proc is not to be had.
-fn thread_count() -> io::Result<usize> {
-    match std::fs::read_dir("/proc/self/task") {
-        Ok(tasks) => Ok(tasks.count()),
+fn thread_count() -> io::Result<u64> {
+    // Its links are those of any directory, 2, and one for each thread: one
+    // call instead of reading the directory.
+    match std::fs::metadata("/proc/self/task") {
+        Ok(tasks) => Ok(tasks.nlink().saturating_sub(2)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(1),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_with_threads_is_not_forked() {
+        // The test harness has a thread of its own beside this one.
+        let other = std::thread::spawn(std::thread::park);
+        assert!(thread_count().expect("count") > 1);
+        assert!(fork_child(|| 0).is_err());
+        other.thread().unpark();
+        other.join().expect("joined");
     }
 }

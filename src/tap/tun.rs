@@ -35,6 +35,9 @@ pub const TUN_DEVICE: &str = "/dev/net/tun";
 /// buffers: headers and the chunks of one segment. More are gathered first.
 const MAX_SLICES: usize = 64;
 
+/// Slices, header included, for which a small table suffices.
+const FEW_SLICES: usize = 8;
+
 /// Offload sets to ask the kernel for, best first.
 const OFFLOAD_STEPS: [libc::c_uint; 4] = [
     libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_USO4 | libc::TUN_F_USO6,
@@ -266,16 +269,30 @@ fn write_frame(
     offload: &Offload,
     frame: &[IoSlice<'_>],
 ) -> io::Result<()> {
-    match framing {
-        Framing::Bare => writev(fd, frame)?,
-        Framing::Vnet => {
-            let header = vnet::encode(offload);
-            let mut parts = [IoSlice::new(&[]); MAX_SLICES + 1];
-            parts[0] = IoSlice::new(&header);
-            parts[1..=frame.len()].copy_from_slice(frame);
-            writev(fd, &parts[..=frame.len()])?
+    match (framing, frame.len()) {
+        (Framing::Bare, _) => {
+            writev(fd, frame)?;
+            Ok(())
         }
-    };
+        // Most frames are headers and one or two chunks; the big table on the
+        // stack would cost more to clear than they cost to describe.
+        (Framing::Vnet, ..FEW_SLICES) => write_behind_header::<FEW_SLICES>(fd, offload, frame),
+        (Framing::Vnet, _) => write_behind_header::<{ MAX_SLICES + 1 }>(fd, offload, frame),
+    }
+}
+
+/// `SLICES` is more than there are in `frame`: the header is one more.
+#[inline]
+fn write_behind_header<const SLICES: usize>(
+    fd: BorrowedFd<'_>,
+    offload: &Offload,
+    frame: &[IoSlice<'_>],
+) -> io::Result<()> {
+    let header = vnet::encode(offload);
+    let mut parts = [IoSlice::new(&[]); SLICES];
+    parts[0] = IoSlice::new(&header);
+    parts[1..=frame.len()].copy_from_slice(frame);
+    writev(fd, &parts[..=frame.len()])?;
     Ok(())
 }
 

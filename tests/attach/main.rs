@@ -35,6 +35,12 @@ fn main() -> ExitCode {
         ),
         ("reads_super_frames", reads_super_frames),
         ("sends_super_frames", sends_super_frames),
+        ("reads_datagram_batches", reads_datagram_batches),
+        ("works_without_offloads", works_without_offloads),
+        (
+            "sees_an_ignored_sigchld_through",
+            sees_an_ignored_sigchld_through,
+        ),
         ("names_and_paths", names_and_paths),
         (
             "keeps_an_existing_default_route",
@@ -187,7 +193,7 @@ fn configures_the_guest() {
     };
     let attached = attach_to(&guest, &interface, 65520);
     assert_eq!(attached.made.warnings, Vec::<String>::new());
-    assert_eq!(attached.made.guest_mac, Some(mac.0));
+    assert_eq!(attached.made.guest_mac, mac.0);
 
     let links = guest.json("ip -j -d addr");
     let link = |name: &str| {
@@ -366,6 +372,169 @@ fn reads_super_frames() {
     writer.join().expect("writer");
 }
 
+/// A UDP super-frame of 2500 payload bytes to the guest's port 7000, cut every
+/// 1000, with the pseudo header's sum alone as an offloading stack leaves it.
+fn udp_super_frame(mac: [u8; 6]) -> (Vec<u8>, Offload) {
+    let payload: Vec<u8> = (0u32..2500)
+        .map(|i| u8::try_from(i % 251).expect("byte"))
+        .collect();
+    let mut frame = Vec::new();
+    etherparse::PacketBuilder::ethernet2(GATEWAY.0, mac)
+        .ipv4([10, 0, 2, 2], [10, 0, 2, 100], 64)
+        .udp(53, 7000)
+        .write(&mut frame, &payload)
+        .expect("packet");
+    let words = [0x0a00u32, 0x0202, 0x0a00, 0x0264, 17, 8 + 2500];
+    let sum: u32 = words.iter().sum();
+    let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).expect("folded");
+    frame[40..42].copy_from_slice(&sum.to_be_bytes());
+    let offload = Offload {
+        checksum: Checksum::Partial {
+            start: 34,
+            offset: 6,
+        },
+        gso: Some(Gso {
+            kind: GsoKind::Udp,
+            size: 1000,
+            header_len: 42,
+        }),
+    };
+    (frame, offload)
+}
+
+/// UDP super-frames of the kernel's own making, and what software makes of them.
+fn reads_datagram_batches() {
+    use gw::tap::segment::Segmenter;
+    use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("namespace");
+    let (tap, _) = gw::tap::netns::make_here(&tap0(), &plan(1500)).expect("made");
+    let mut tap = gw::tap::Tap::from_fd(tap).expect("taken over");
+    if !tap.caps().uso {
+        eprintln!("SKIPPED: this kernel has no USO (Linux 6.2)");
+        return;
+    }
+    let mut buf = vec![0; MAX_FRAME_LEN];
+    for (addr, local, header_len) in [
+        ("10.0.2.2", "10.0.2.100:0", 42u16),
+        ("fd00::2", "[fd00::100]:0", 62),
+    ] {
+        let mac = GATEWAY.to_string();
+        let status = Command::new("ip")
+            .args(["neigh", "replace", addr, "lladdr", &mac, "dev", "tap0"])
+            .status();
+        assert!(status.expect("ip").success());
+        let socket = std::net::UdpSocket::bind(local).expect("socket");
+        setsockopt(&socket, UdpGsoSegment, &1000).expect("UDP_SEGMENT");
+        let remote = (addr.parse::<std::net::IpAddr>().expect("address"), 7000);
+        socket.send_to(&[7; 4500], remote).expect("sent");
+        let received = receive(&mut tap, &mut buf, |_, r| r.offload.gso.is_some());
+        assert_eq!(received.len, usize::from(header_len) + 4500);
+        let gso = received.offload.gso.expect("super-frame");
+        assert_eq!(
+            gso,
+            Gso {
+                kind: GsoKind::Udp,
+                size: 1000,
+                header_len
+            }
+        );
+
+        let mut lengths = Vec::new();
+        let emit = |piece: &[u8]| {
+            let packet = etherparse::SlicedPacket::from_ethernet(piece).expect("a frame");
+            let Some(etherparse::TransportSlice::Udp(udp)) = packet.transport else {
+                panic!("no UDP: {packet:?}");
+            };
+            let sum = match packet.net.expect("IP") {
+                etherparse::NetSlice::Ipv4(v4) => udp
+                    .to_header()
+                    .calc_checksum_ipv4(&v4.header().to_header(), udp.payload()),
+                etherparse::NetSlice::Ipv6(v6) => udp
+                    .to_header()
+                    .calc_checksum_ipv6(&v6.header().to_header(), udp.payload()),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(udp.checksum(), sum.expect("checksum"));
+            lengths.push(udp.payload().len());
+            Ok::<_, ()>(())
+        };
+        Segmenter::default()
+            .each(
+                tap.caps().medium,
+                &received.offload,
+                &buf[..received.len],
+                emit,
+            )
+            .expect("cuttable")
+            .expect("emitted");
+        assert_eq!(lengths, [1000, 1000, 1000, 1000, 500]);
+    }
+}
+
+/// A TAP without the virtio header, as another program may hand it over: all
+/// is done in software.
+fn works_without_offloads() {
+    use std::os::fd::AsRawFd as _;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("namespace");
+    let tun = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .expect("tun");
+    // SAFETY: all zero bytes are an ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"tap0") {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_TAP | libc::IFF_NO_PI).expect("flags");
+    // SAFETY: TUNSETIFF reads and writes one ifreq.
+    let result = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    let mut tap = gw::tap::Tap::from_fd(tun.into()).expect("taken over");
+    let caps = tap.caps();
+    assert!(!caps.checksum && !caps.tso && !caps.uso, "{caps:?}");
+    for line in [
+        "link set lo up",
+        "addr add 10.0.2.100/24 dev tap0",
+        "link set tap0 up",
+    ] {
+        let status = Command::new("ip")
+            .args(line.split(' '))
+            .status()
+            .expect("ip");
+        assert!(status.success(), "{line}");
+    }
+    let socket = std::net::UdpSocket::bind("10.0.2.100:7000").expect("socket");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("timeout");
+    // Broadcast Ethernet, unicast IP: no need to learn the MAC address.
+    let (frame, offload) = udp_super_frame([0xff; 6]);
+    let (head, body) = frame.split_at(42);
+    tap.send(&offload, &[IoSlice::new(head), IoSlice::new(body)])
+        .expect("sent");
+    let mut got = Vec::new();
+    for len in [1000, 1000, 500] {
+        let mut buf = [0; 2000];
+        let n = socket
+            .recv(&mut buf)
+            .expect("a datagram with a good checksum");
+        assert_eq!(n, len);
+        got.extend_from_slice(&buf[..n]);
+    }
+    assert_eq!(got, body);
+}
+
+/// Callers may have SIGCHLD ignored, which children inherit.
+fn sees_an_ignored_sigchld_through() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: no handler is installed.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.expect("signal");
+    let mut child = gw::tap::sys::fork_child(|| 3).expect("fork");
+    let status = child.wait().expect("not reaped by the kernel");
+    assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child.pid(), 3));
+}
+
 fn sends_super_frames() {
     let guest = Guest::new();
     let mut tap = attach_to(&guest, &tap0(), 1500).tap;
@@ -386,31 +555,7 @@ fn sends_super_frames() {
     while !guest.run("ss -Hlun").contains(":7000") {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let payload: Vec<u8> = (0u32..2500)
-        .map(|i| u8::try_from(i % 251).expect("byte"))
-        .collect();
-    let mut frame = Vec::new();
-    etherparse::PacketBuilder::ethernet2(GATEWAY.0, mac[..].try_into().expect("MAC"))
-        .ipv4([10, 0, 2, 2], [10, 0, 2, 100], 64)
-        .udp(53, 7000)
-        .write(&mut frame, &payload)
-        .expect("packet");
-    // The pseudo header's sum alone, as an offloading stack leaves it.
-    let words = [0x0a00u32, 0x0202, 0x0a00, 0x0264, 17, 8 + 2500];
-    let sum: u32 = words.iter().sum();
-    let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).expect("folded");
-    frame[40..42].copy_from_slice(&sum.to_be_bytes());
-    let offload = Offload {
-        checksum: Checksum::Partial {
-            start: 34,
-            offset: 6,
-        },
-        gso: Some(Gso {
-            kind: GsoKind::Udp,
-            size: 1000,
-            header_len: 42,
-        }),
-    };
+    let (frame, offload) = udp_super_frame(mac[..].try_into().expect("MAC"));
     // Header and payload from different places; more slices than one call takes.
     let (head, body) = frame.split_at(42);
     let mut slices = vec![IoSlice::new(head)];
@@ -426,7 +571,7 @@ fn sends_super_frames() {
         .expect("stdout")
         .read_exact(&mut got)
         .expect("both datagrams");
-    assert_eq!(got, [&payload[..], &payload[..]].concat());
+    assert_eq!(got, [body, body].concat());
     server.kill().expect("kill");
     server.wait().expect("wait");
 }
@@ -489,7 +634,9 @@ fn names_and_paths() {
     drop(second);
 
     let guest = Guest::new();
-    let attached = attach_to(&guest, &tap0(), 1500);
+    let own_userns = Some(Path::new("/proc/self/ns/user"));
+    let attached =
+        attach(&guest.target(), own_userns, &tap0(), &plan(1500)).expect("our own userns");
     runtime.block_on(async {
         drop(guest);
         let second = Duration::from_secs(1);
@@ -566,6 +713,21 @@ fn says_what_is_wrong() {
     let text = refused(&guest.target(), &long).to_string();
     assert!(
         text.starts_with("'a-name-too-long-for-it' cannot be an interface's name"),
+        "{text}"
+    );
+    let text = {
+        let userns = Path::new("/proc/self/ns/net");
+        let result = attach(&guest.target(), Some(userns), &tap0(), &plan(1500));
+        result.map(|_| ()).expect_err("refused").to_string()
+    };
+    assert_eq!(
+        text,
+        "'/proc/self/ns/net' is not a user namespace; give a file such as /proc/PID/ns/user"
+    );
+    let own = i32::try_from(std::process::id()).expect("pid");
+    let text = refused(&NetnsTarget::Pid(own), &tap0()).to_string();
+    assert!(
+        text.contains("is in the network namespace that gw itself runs in"),
         "{text}"
     );
     let pid = guest.pid();

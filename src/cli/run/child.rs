@@ -40,7 +40,7 @@ pub(super) struct Plan<'a> {
 enum ExecError {
     #[error("cannot run '{0}': there is no such command; check its name and PATH")]
     NotFound(String),
-    #[error("cannot run '{0}': {1}; check that it is a program and executable")]
+    #[error("cannot run '{0}': {desc}; check that it is a program and executable", desc = .1.desc())]
     NotExecutable(String, nix::Error),
 }
 

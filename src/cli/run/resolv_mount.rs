@@ -29,8 +29,9 @@ pub(super) enum ResolvMountError {
     Missing(io::Error),
     /// A step failed.
     #[error(
-        "the command sees the host's {RESOLV_CONF}: cannot {step} ({errno}); \
-         names may not resolve"
+        "the command sees the host's {RESOLV_CONF}: cannot {step} ({desc}); \
+         names may not resolve",
+        desc = errno.desc()
     )]
     Failed {
         step: &'static str,

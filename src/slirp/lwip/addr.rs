@@ -7,13 +7,17 @@ use lwip_sys::{IPADDR_TYPE_V4, IPADDR_TYPE_V6, ip_addr_t};
 /// lwIP keeps addresses in network byte order, IPv4 in the first word.
 pub(super) fn to_lwip(addr: IpAddr) -> ip_addr_t {
     match addr {
-        IpAddr::V4(a) => {
-            ip_addr_t { addr: [u32::from_ne_bytes(a.octets()), 0, 0, 0], type_: IPADDR_TYPE_V4 }
-        }
+        IpAddr::V4(a) => ip_addr_t {
+            addr: [u32::from_ne_bytes(a.octets()), 0, 0, 0],
+            type_: IPADDR_TYPE_V4,
+        },
         IpAddr::V6(a) => {
             let o = a.octets();
             let word = |i: usize| u32::from_ne_bytes([o[i], o[i + 1], o[i + 2], o[i + 3]]);
-            ip_addr_t { addr: [word(0), word(4), word(8), word(12)], type_: IPADDR_TYPE_V6 }
+            ip_addr_t {
+                addr: [word(0), word(4), word(8), word(12)],
+                type_: IPADDR_TYPE_V6,
+            }
         }
     }
 }

@@ -40,7 +40,10 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub(crate) fn new(limit: usize) -> Rc<Self> {
-        Rc::new(Self { limit, used: Cell::new(0) })
+        Rc::new(Self {
+            limit,
+            used: Cell::new(0),
+        })
     }
 
     /// Bytes in use.
@@ -85,7 +88,9 @@ pub(crate) struct Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("budget", &self.budget).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
     }
 }
 
@@ -135,7 +140,9 @@ impl Pool {
         let layout = layout(capacity);
         // SAFETY: the layout is not empty.
         let raw = unsafe { alloc_zeroed(layout) }.cast::<Header>();
-        let Some(header) = NonNull::new(raw) else { handle_alloc_error(layout) };
+        let Some(header) = NonNull::new(raw) else {
+            handle_alloc_error(layout)
+        };
         self.budget.charge(capacity);
         // SAFETY: freshly allocated for a Header; all-zero is a valid
         // pbuf_custom (null pointers, numbers, no function).
@@ -151,7 +158,10 @@ impl Pool {
         self.budget.charge(CHUNK);
         let pooled = self.chunks.borrow_mut().pop();
         let bytes = pooled.unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice());
-        Chunk { bytes: Some(bytes), pool: Rc::clone(self) }
+        Chunk {
+            bytes: Some(bytes),
+            pool: Rc::clone(self),
+        }
     }
 
     /// Frees what is kept unused: the gateway is idle.
@@ -177,7 +187,9 @@ pub(crate) struct FrameBuf {
 
 impl fmt::Debug for FrameBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FrameBuf").field("capacity", &self.capacity()).finish()
+        f.debug_struct("FrameBuf")
+            .field("capacity", &self.capacity())
+            .finish()
     }
 }
 
@@ -215,7 +227,14 @@ impl FrameBuf {
         unsafe {
             (*header).custom.custom_free_function = Some(release);
             let payload = header.add(1).cast::<u8>().add(start);
-            pbuf_alloced_custom(0, len, PBUF_REF, &raw mut (*header).custom, payload.cast(), len)
+            pbuf_alloced_custom(
+                0,
+                len,
+                PBUF_REF,
+                &raw mut (*header).custom,
+                payload.cast(),
+                len,
+            )
         }
     }
 }
@@ -241,7 +260,9 @@ unsafe extern "C" fn release(p: *mut pbuf) {
         let pool = (&raw mut (*header).pool).read();
         pool.budget.release(capacity);
         if capacity == MAX_FRAME && pool.frames.borrow().len() < POOL_KEEP {
-            pool.frames.borrow_mut().push(NonNull::new_unchecked(header));
+            pool.frames
+                .borrow_mut()
+                .push(NonNull::new_unchecked(header));
         } else {
             dealloc(header.cast(), layout(capacity));
         }
@@ -278,7 +299,10 @@ impl Segment {
             unsafe {
                 let p = next.as_ref()?;
                 next = p.next;
-                Some(std::slice::from_raw_parts(p.payload.cast::<u8>(), p.len.into()))
+                Some(std::slice::from_raw_parts(
+                    p.payload.cast::<u8>(),
+                    p.len.into(),
+                ))
             }
         })
     }
@@ -301,7 +325,9 @@ impl Segment {
                 if n < len {
                     p.payload = p.payload.cast::<u8>().add(n).cast();
                     p.len -= u16::try_from(n).expect("less than a u16");
-                    p.tot_len = p.tot_len.wrapping_sub(u16::try_from(n).expect("less than a u16"));
+                    p.tot_len = p
+                        .tot_len
+                        .wrapping_sub(u16::try_from(n).expect("less than a u16"));
                     return;
                 }
                 n -= len;
@@ -332,7 +358,9 @@ pub(crate) struct Chunk {
 
 impl fmt::Debug for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chunk").field("len", &self.bytes().len()).finish()
+        f.debug_struct("Chunk")
+            .field("len", &self.bytes().len())
+            .finish()
     }
 }
 
@@ -355,13 +383,18 @@ impl Chunk {
         }
         let bytes: Box<[u8]> = self.bytes()[..len].into();
         self.pool.budget.charge(len);
-        Self { bytes: Some(bytes), pool: Rc::clone(&self.pool) }
+        Self {
+            bytes: Some(bytes),
+            pool: Rc::clone(&self.pool),
+        }
     }
 }
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        let Some(bytes) = self.bytes.take() else { return };
+        let Some(bytes) = self.bytes.take() else {
+            return;
+        };
         self.pool.budget.release(bytes.len());
         let mut kept = self.pool.chunks.borrow_mut();
         if bytes.len() == CHUNK && kept.len() < POOL_KEEP {

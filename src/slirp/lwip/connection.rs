@@ -95,12 +95,16 @@ pub(crate) struct Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("token", &self.shared().token).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("token", &self.shared().token)
+            .finish_non_exhaustive()
     }
 }
 
-static CALLBACKS: sys::tcp_ext_arg_callbacks =
-    sys::tcp_ext_arg_callbacks { destroy: Some(on_destroy), passive_open: None };
+static CALLBACKS: sys::tcp_ext_arg_callbacks = sys::tcp_ext_arg_callbacks {
+    destroy: Some(on_destroy),
+    passive_open: None,
+};
 
 impl Connection {
     /// Takes charge of a control block that just answered a SYN.
@@ -165,7 +169,9 @@ impl Connection {
     pub(crate) fn is_keepalive(&self, header: &TcpHeader) -> bool {
         header.payload <= 1
             && !header.has(tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST)
-            && self.pcb().is_some_and(|p| header.sequence == p.rcv_nxt.wrapping_sub(1))
+            && self
+                .pcb()
+                .is_some_and(|p| header.sequence == p.rcv_nxt.wrapping_sub(1))
     }
 
     /// How it ended, if it has.
@@ -205,7 +211,8 @@ impl Connection {
 
     /// True when our direction is closed or closing.
     pub(crate) fn is_shut(&self) -> bool {
-        self.pcb().is_none_or(|p| !matches!(p.state, sys::SYN_RCVD | sys::ESTABLISHED | sys::CLOSE_WAIT))
+        self.pcb()
+            .is_none_or(|p| !matches!(p.state, sys::SYN_RCVD | sys::ESTABLISHED | sys::CLOSE_WAIT))
     }
 
     /// Opens the receive window to `limit` bytes less what is queued.
@@ -213,14 +220,29 @@ impl Connection {
     /// Returns true when the guest should be told now: the window it knows has
     /// grown by two segments or by half (RFC 9293 section 3.8.6.2.2).
     pub(crate) fn open_window(&self, limit: u32) -> bool {
-        let Some(pcb) = self.shared().pcb() else { return false };
+        let Some(pcb) = self.shared().pcb() else {
+            return false;
+        };
         // SAFETY: live; no other reference to it exists.
         let p = unsafe { &mut *pcb.as_ptr() };
-        let limit = if p.flags & sys::TF_WND_SCALE == 0 { limit.min(INITIAL_WINDOW) } else { limit };
+        let limit = if p.flags & sys::TF_WND_SCALE == 0 {
+            limit.min(INITIAL_WINDOW)
+        } else {
+            limit
+        };
         let queued = u32::try_from(self.shared().rx.borrow().bytes).unwrap_or(u32::MAX);
-        p.rcv_wnd = p.rcv_wnd.max(limit.saturating_sub(queued)).min(sys::TCP_WND);
-        let growth = p.rcv_nxt.wrapping_add(p.rcv_wnd).wrapping_sub(p.rcv_ann_right_edge);
-        let worth = u32::from(self.mss()).saturating_mul(2).min(limit / 2).max(1);
+        p.rcv_wnd = p
+            .rcv_wnd
+            .max(limit.saturating_sub(queued))
+            .min(sys::TCP_WND);
+        let growth = p
+            .rcv_nxt
+            .wrapping_add(p.rcv_wnd)
+            .wrapping_sub(p.rcv_ann_right_edge);
+        let worth = u32::from(self.mss())
+            .saturating_mul(2)
+            .min(limit / 2)
+            .max(1);
         // A growth beyond 2^31 is a negative one: the edge never moves back.
         if growth < worth || growth > i32::MAX as u32 {
             return false;
@@ -261,15 +283,23 @@ impl Connection {
             return room.max(1).min(limit);
         }
         let worth = (p.snd_wnd_max as usize / 4).min(16 * 1024);
-        if room < worth || queued >= limit { 0 } else { room.min(limit - queued) }
+        if room < worth || queued >= limit {
+            0
+        } else {
+            room.min(limit - queued)
+        }
     }
 
     /// Queues the bytes of `chunk`, which the caller keeps until they are
     /// acknowledged. Returns false, and queues nothing, when lwIP has no room.
     pub(crate) fn write<E: Egress>(&self, stack: &mut Stack<E>, chunk: &Chunk, len: usize) -> bool {
-        let Some(pcb) = self.shared().pcb() else { return false };
+        let Some(pcb) = self.shared().pcb() else {
+            return false;
+        };
         let bytes = &chunk.bytes()[..len];
-        let Ok(len) = u16::try_from(bytes.len()) else { return false };
+        let Ok(len) = u16::try_from(bytes.len()) else {
+            return false;
+        };
         stack.touch();
         // SAFETY: live. The bytes stay where they are until acknowledged: the
         // caller's duty, checked by `Outbox` in the join.
@@ -280,7 +310,9 @@ impl Connection {
     /// Sends what may be sent; an acknowledgement that is due goes with it, but
     /// not on its own.
     pub(crate) fn output<E: Egress>(&self, stack: &mut Stack<E>) {
-        let Some(pcb) = self.shared().pcb() else { return };
+        let Some(pcb) = self.shared().pcb() else {
+            return;
+        };
         stack.touch();
         // SAFETY: live; tcp_output frees no connection, and clears the flag when
         // it sends a segment.
@@ -298,7 +330,9 @@ impl Connection {
 
     /// Sends FIN after what is queued.
     pub(crate) fn shutdown<E: Egress>(&self, stack: &mut Stack<E>) {
-        let Some(pcb) = self.shared().pcb() else { return };
+        let Some(pcb) = self.shared().pcb() else {
+            return;
+        };
         stack.touch();
         // SAFETY: live; only the sending side is shut, which frees nothing. When
         // memory is short lwIP notes it and retries in its timer.
@@ -307,7 +341,9 @@ impl Connection {
 
     /// Sends a reset and ends the connection.
     fn reset(&self) {
-        let Some(pcb) = self.shared().pcb() else { return };
+        let Some(pcb) = self.shared().pcb() else {
+            return;
+        };
         // SAFETY: live and alone in the list that tcp_abort removes it from.
         unsafe { (*pcb.as_ptr()).errf = None };
         isolated(pcb, || unsafe { sys::tcp_abort(pcb.as_ptr()) });
@@ -339,7 +375,10 @@ impl Drop for Connection {
 
 /// True when one of lwIP's timers matters to the connection.
 pub(super) fn has_timer(p: &sys::tcp_pcb) -> bool {
-    let quiet = matches!(p.state, sys::ESTABLISHED | sys::CLOSE_WAIT | sys::FIN_WAIT_2);
+    let quiet = matches!(
+        p.state,
+        sys::ESTABLISHED | sys::CLOSE_WAIT | sys::FIN_WAIT_2
+    );
     !quiet || !p.unsent.is_null() || !p.unacked.is_null() || !p.ooseq.is_null()
 }
 
@@ -351,7 +390,10 @@ pub(super) unsafe fn mss_of(pcb: *const sys::tcp_pcb) -> u16 {
     // SAFETY: see above; callback_arg is null until `adopt`, then our Shared.
     unsafe {
         let Some(pcb) = pcb.as_ref() else { return 0 };
-        pcb.callback_arg.cast::<Shared>().as_ref().map_or(0, |s| s.mss.get())
+        pcb.callback_arg
+            .cast::<Shared>()
+            .as_ref()
+            .map_or(0, |s| s.mss.get())
     }
 }
 
@@ -381,7 +423,9 @@ pub(super) unsafe extern "C" fn on_accept(
     }
     // SAFETY: `adopt` set the argument before any segment could complete the handshake.
     unsafe {
-        let Some(shared) = arg.cast::<Shared>().as_ref() else { return sys::ERR_ABRT };
+        let Some(shared) = arg.cast::<Shared>().as_ref() else {
+            return sys::ERR_ABRT;
+        };
         shared.established.set(true);
         // Segments are cut by the guest's kernel; lwIP makes them as large as
         // one packet can be.

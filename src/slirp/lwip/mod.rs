@@ -137,7 +137,10 @@ impl<E: Egress> Stack<E> {
 
     /// Sets the clock that lwIP sees, in milliseconds; wraps as lwIP expects.
     pub(crate) fn set_now(&mut self, ms: u64) {
-        #[expect(clippy::cast_possible_truncation, reason = "lwIP's clock wraps at 32 bits")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "lwIP's clock wraps at 32 bits"
+        )]
         // SAFETY: a plain store on the owning thread.
         unsafe {
             sys::gw_lwip_now_ms = ms as u32;
@@ -148,7 +151,12 @@ impl<E: Egress> Stack<E> {
     ///
     /// `token` comes back from [`Stack::take_ended`]. `None` when the segment is
     /// not a SYN that lwIP accepts, or memory is short.
-    pub(crate) fn open(&mut self, syn: Ingress, guest_to: SocketAddr, token: u64) -> Option<Connection> {
+    pub(crate) fn open(
+        &mut self,
+        syn: Ingress,
+        guest_to: SocketAddr,
+        token: u64,
+    ) -> Option<Connection> {
         // SAFETY: the lists are empty between calls; the listener lives as long
         // as self. The new control block, if any, is the only list element.
         let pcb = unsafe {
@@ -161,7 +169,12 @@ impl<E: Egress> Stack<E> {
             NonNull::new(pcb)?
         };
         self.ticking.set(true);
-        Some(Connection::adopt(pcb, self.ext_id, token, Rc::clone(&self.ended)))
+        Some(Connection::adopt(
+            pcb,
+            self.ext_id,
+            token,
+            Rc::clone(&self.ended),
+        ))
     }
 
     /// Feeds a segment that belongs to no connection: lwIP answers with a reset
@@ -175,7 +188,9 @@ impl<E: Egress> Stack<E> {
     pub(crate) fn input(&mut self, connection: &Connection, segment: Ingress) {
         self.ticking.set(true);
         let shared = connection.shared();
-        let Some(pcb) = shared.pcb() else { return self.refuse(segment) };
+        let Some(pcb) = shared.pcb() else {
+            return self.refuse(segment);
+        };
         isolated(pcb, || {
             // SAFETY: `pcb` is live and alone in the list.
             unsafe { segment_input(segment) };
@@ -270,7 +285,10 @@ unsafe extern "C" fn initial_sequence_number(
     // SAFETY: lwIP passes the addresses of a live connection.
     let (local, remote) = unsafe { (addr::from_lwip(&*local), addr::from_lwip(&*remote)) };
     let hash = key.hash_one((local, local_port, remote, remote_port));
-    #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap at 32 bits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "sequence numbers wrap at 32 bits"
+    )]
     let (hash, clock) = (hash as u32, (start.elapsed().as_micros() / 4) as u32);
     hash.wrapping_add(clock)
 }
@@ -317,7 +335,11 @@ unsafe extern "C" fn on_output(
 
 /// Bytes of IP and TCP header in a packet that lwIP built.
 fn header_len(packet: &[u8]) -> usize {
-    let ip = if packet[0] >> 4 == 6 { 40 } else { usize::from(packet[0] & 0x0f) * 4 };
+    let ip = if packet[0] >> 4 == 6 {
+        40
+    } else {
+        usize::from(packet[0] & 0x0f) * 4
+    };
     ip + usize::from(packet[ip + 12] >> 4) * 4
 }
 

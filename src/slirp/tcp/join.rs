@@ -132,7 +132,12 @@ impl Join {
         Self {
             connection,
             outbox: Outbox::default(),
-            host: HostSide { readable: true, writable: true, ended: false, shut: false },
+            host: HostSide {
+                readable: true,
+                writable: true,
+                ended: false,
+                shut: false,
+            },
             window: INITIAL_WINDOW,
             since_growth: 0,
             since_ack: 0,
@@ -186,7 +191,11 @@ impl Join {
 
     /// Whether an acknowledgement is still to be sent.
     pub(super) fn ack_need(&self) -> AckNeed {
-        if self.connection.ack_due() { AckNeed::Soon } else { AckNeed::None }
+        if self.connection.ack_due() {
+            AckNeed::Soon
+        } else {
+            AckNeed::None
+        }
     }
 
     /// Sends the acknowledgement that waited long enough.
@@ -265,14 +274,22 @@ impl Join {
         let mut wrote = false;
         let mut chunks = 0;
         while self.host.readable && !self.host.ended && chunks < CHUNKS_PER_ROUND {
-            let limit = if pool.budget().is_tight() { CHUNK } else { self.send_limit };
+            let limit = if pool.budget().is_tight() {
+                CHUNK
+            } else {
+                self.send_limit
+            };
             let room = self.connection.room(limit).min(CHUNK);
             if room == 0 || (!self.outbox.chunks.is_empty() && !pool.budget().has_room(CHUNK)) {
                 break;
             }
             chunks += 1;
             let mut chunk = pool.chunk();
-            match recv(socket.as_raw_fd(), &mut chunk.bytes_mut()[..room], MsgFlags::MSG_DONTWAIT) {
+            match recv(
+                socket.as_raw_fd(),
+                &mut chunk.bytes_mut()[..room],
+                MsgFlags::MSG_DONTWAIT,
+            ) {
                 Ok(0) => self.host.ended = true,
                 Ok(n) => {
                     // Edge-triggered: a short read has emptied the socket, and

@@ -90,7 +90,11 @@ struct Flow {
 
 impl Flow {
     fn idle_limit(&self) -> Duration {
-        if self.half_closed { IDLE_HALF_CLOSED } else { IDLE_ESTABLISHED }
+        if self.half_closed {
+            IDLE_HALF_CLOSED
+        } else {
+            IDLE_ESTABLISHED
+        }
     }
 }
 
@@ -170,7 +174,9 @@ impl Tcp {
         arrival: &Arrival<'_>,
         segment: impl FnOnce() -> Ingress,
     ) {
-        let Some(flow) = self.flows.get_mut(token) else { return };
+        let Some(flow) = self.flows.get_mut(token) else {
+            return;
+        };
         flow.active = core.now;
         match &mut flow.phase {
             Phase::Connecting(held) if arrival.header.is_open() => *held = hold(arrival),
@@ -195,10 +201,16 @@ impl Tcp {
         let opened = match core.policy.verdict(Protocol::Tcp, remote) {
             Verdict::Drop | Verdict::Local => return core.drop(DropReason::NoNeighbour),
             Verdict::Unreachable => {
-                return core.problem(Problem::NetUnreachable, &arrival.bytes[arrival.ip.packet.clone()]);
+                return core.problem(
+                    Problem::NetUnreachable,
+                    &arrival.bytes[arrival.ip.packet.clone()],
+                );
             }
             _ if self.flows.is_full() => return core.drop(DropReason::TableFull),
-            Verdict::Dns => core.local.dns_stream().map(|socket| (socket, Progress::Connected)),
+            Verdict::Dns => core
+                .local
+                .dns_stream()
+                .map(|socket| (socket, Progress::Connected)),
             Verdict::Connect(to) => core.sockets.connect_tcp(to),
         };
         let held = hold(arrival);
@@ -230,7 +242,9 @@ impl Tcp {
                 keepalive: false,
             })
         });
-        let Some(token) = token else { return core.drop(DropReason::HostSocket) };
+        let Some(token) = token else {
+            return core.drop(DropReason::HostSocket);
+        };
         self.index.insert(key, token);
         self.scan_by(now + IDLE_ESTABLISHED);
         if progress == Progress::Connected {
@@ -240,19 +254,26 @@ impl Tcp {
 
     /// The reactor has news of a flow's socket.
     pub(crate) fn host_ready(&mut self, core: &mut Core, token: Token, ready: Readiness) {
-        let Some(flow) = self.flows.get_mut(token) else { return };
+        let Some(flow) = self.flows.get_mut(token) else {
+            return;
+        };
         match &mut flow.phase {
             Phase::Joined(join) => {
                 join.host_ready(ready.readable, ready.writable);
                 self.mark(token);
             }
             Phase::Connecting(_) if ready.writable => {
-                let error = SockRef::from(&flow.socket).take_error().unwrap_or_else(Some);
+                let error = SockRef::from(&flow.socket)
+                    .take_error()
+                    .unwrap_or_else(Some);
                 match error {
                     None => self.connected(core, token),
                     Some(error) => {
-                        if let Some(Flow { key, phase: Phase::Connecting(held), .. }) =
-                            self.remove(token)
+                        if let Some(Flow {
+                            key,
+                            phase: Phase::Connecting(held),
+                            ..
+                        }) = self.remove(token)
                         {
                             failed(core, key, held, error.raw_os_error());
                         }
@@ -265,8 +286,12 @@ impl Tcp {
 
     /// The host's side is there: let lwIP answer the held SYN.
     fn connected(&mut self, core: &mut Core, token: Token) {
-        let Some(flow) = self.flows.get_mut(token) else { return };
-        let Phase::Connecting(held) = &flow.phase else { return };
+        let Some(flow) = self.flows.get_mut(token) else {
+            return;
+        };
+        let Phase::Connecting(held) = &flow.phase else {
+            return;
+        };
         let syn = held.ingress(core, flow.key);
         match core.stack.open(syn, flow.key.remote(), token.raw()) {
             Some(connection) => flow.phase = Phase::Joined(Join::new(connection)),
@@ -292,16 +317,22 @@ impl Tcp {
             self.mark(Token::from_raw(raw));
         }
         for _ in 0..self.marked.len() {
-            let Some(token) = self.marked.pop_front() else { break };
+            let Some(token) = self.marked.pop_front() else {
+                break;
+            };
             self.visit(core, token);
         }
         !self.marked.is_empty()
     }
 
     fn visit(&mut self, core: &mut Core, token: Token) {
-        let Some(flow) = self.flows.get_mut(token) else { return };
+        let Some(flow) = self.flows.get_mut(token) else {
+            return;
+        };
         flow.marked = false;
-        let Phase::Joined(join) = &mut flow.phase else { return };
+        let Phase::Joined(join) = &mut flow.phase else {
+            return;
+        };
         let outcome = join.round(&mut core.stack, &core.pool, &flow.socket);
         if join.ack_need() == AckNeed::Soon && !flow.ack_queued {
             flow.ack_queued = true;
@@ -323,7 +354,11 @@ impl Tcp {
     }
 
     fn finish(&mut self, core: &Core, token: Token) {
-        if let Some(Flow { key, phase: Phase::Joined(join), .. }) = self.remove(token)
+        if let Some(Flow {
+            key,
+            phase: Phase::Joined(join),
+            ..
+        }) = self.remove(token)
             && let Some(state) = join.connection.time_wait()
         {
             self.time_waits.insert(key, state, core.now);
@@ -397,9 +432,10 @@ impl Tcp {
     pub(crate) fn next_deadline(&mut self) -> Option<Instant> {
         while let Some(&(_, token)) = self.delayed_acks.front() {
             match self.flows.get_mut(token) {
-                Some(Flow { phase: Phase::Joined(join), .. })
-                    if join.ack_need() == AckNeed::Soon =>
-                {
+                Some(Flow {
+                    phase: Phase::Joined(join),
+                    ..
+                }) if join.ack_need() == AckNeed::Soon => {
                     break;
                 }
                 Some(flow) => flow.ack_queued = false,
@@ -432,7 +468,10 @@ pub(crate) enum Progress {
 fn hold(arrival: &Arrival<'_>) -> HeldSyn {
     let packet = arrival.ip.packet.clone();
     let tcp = arrival.ip.payload.start - packet.start;
-    HeldSyn { packet: arrival.bytes[packet].into(), tcp }
+    HeldSyn {
+        packet: arrival.bytes[packet].into(),
+        tcp,
+    }
 }
 
 impl HeldSyn {
@@ -441,7 +480,13 @@ impl HeldSyn {
         let len = u16::try_from(self.packet.len() - self.tcp).unwrap_or(u16::MAX);
         let frame = core.pool.copy_of(&self.packet);
         let (guest, remote): (IpAddr, IpAddr) = (key.guest().ip(), key.remote().ip());
-        Ingress { frame, start: self.tcp, len, guest, remote }
+        Ingress {
+            frame,
+            start: self.tcp,
+            len,
+            guest,
+            remote,
+        }
     }
 }
 

@@ -54,7 +54,9 @@ impl TimeWaits {
             return Answer::Unknown;
         }
         self.expire(now);
-        let Some(&(_, state)) = self.connections.get(key) else { return Answer::Unknown };
+        let Some(&(_, state)) = self.connections.get(key) else {
+            return Answer::Unknown;
+        };
         if segment.has(tcp_flags::RST) {
             return Answer::Ignore; // RFC 1337
         }
@@ -73,7 +75,11 @@ impl TimeWaits {
     }
 
     fn expire(&mut self, now: Instant) {
-        while self.order.front().is_some_and(|(since, _)| now.duration_since(*since) >= LIFETIME) {
+        while self
+            .order
+            .front()
+            .is_some_and(|(since, _)| now.duration_since(*since) >= LIFETIME)
+        {
             self.remove_oldest();
         }
     }
@@ -82,7 +88,10 @@ impl TimeWaits {
     /// entry of the same age is removed with it.
     fn remove_oldest(&mut self) {
         if let Some((since, key)) = self.order.pop_front()
-            && self.connections.get(&key).is_some_and(|(at, _)| *at == since)
+            && self
+                .connections
+                .get(&key)
+                .is_some_and(|(at, _)| *at == since)
         {
             self.connections.remove(&key);
         }
@@ -99,14 +108,23 @@ mod tests {
     }
 
     fn segment(flags: u8, sequence: u32) -> TcpHeader {
-        TcpHeader { source: 1, destination: 80, sequence, flags, payload: 0 }
+        TcpHeader {
+            source: 1,
+            destination: 80,
+            sequence,
+            flags,
+            payload: 0,
+        }
     }
 
     #[test]
     fn answers_by_table() {
         use tcp_flags::{ACK, FIN, RST, SYN};
         let now = Instant::now();
-        let state = TimeWait { snd_nxt: 500, rcv_nxt: 1000 };
+        let state = TimeWait {
+            snd_nxt: 500,
+            rcv_nxt: 1000,
+        };
         for (flags, sequence, answer) in [
             (FIN | ACK, 999, Answer::Acknowledge(state)),
             (ACK, 1000, Answer::Ignore),
@@ -117,23 +135,39 @@ mod tests {
         ] {
             let mut table = TimeWaits::default();
             table.insert(key(1), state, now);
-            assert_eq!(table.answer(&key(1), &segment(flags, sequence), now), answer);
-            assert_eq!(table.answer(&key(2), &segment(flags, sequence), now), Answer::Unknown);
+            assert_eq!(
+                table.answer(&key(1), &segment(flags, sequence), now),
+                answer
+            );
+            assert_eq!(
+                table.answer(&key(2), &segment(flags, sequence), now),
+                Answer::Unknown
+            );
         }
     }
 
     #[test]
     fn is_bounded_in_time_and_number() {
         let now = Instant::now();
-        let state = TimeWait { snd_nxt: 1, rcv_nxt: 1 };
+        let state = TimeWait {
+            snd_nxt: 1,
+            rcv_nxt: 1,
+        };
         let mut table = TimeWaits::default();
         for port in 0..=u16::try_from(MAX).expect("fits") {
             table.insert(key(port), state, now);
         }
         assert_eq!(table.connections.len(), MAX);
-        assert_eq!(table.answer(&key(0), &segment(1, 0), now), Answer::Unknown, "the oldest went");
+        assert_eq!(
+            table.answer(&key(0), &segment(1, 0), now),
+            Answer::Unknown,
+            "the oldest went"
+        );
         let later = now + LIFETIME;
-        assert_eq!(table.answer(&key(1), &segment(1, 0), later), Answer::Unknown);
+        assert_eq!(
+            table.answer(&key(1), &segment(1, 0), later),
+            Answer::Unknown
+        );
         assert!(table.connections.is_empty() && table.order.is_empty());
     }
 }

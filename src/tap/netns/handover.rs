@@ -1,0 +1,105 @@
+//! Hands a TAP from the child that has made it to its parent.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::cmsg_space;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    recvmsg, sendmsg, socketpair,
+};
+
+use super::{Made, system};
+use crate::tap::{AttachError, Tap};
+
+/// Bytes of the child's report: an error with two paths in it, escaped.
+const MAX_REPORT: usize = 64 << 10;
+
+/// The two ends over which a TAP is handed from a child to its parent.
+///
+/// # Errors
+/// When there is no room for descriptors.
+pub fn handover_pair() -> Result<(OwnedFd, OwnedFd), AttachError> {
+    socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .map_err(|e| system("socketpair", e.into()))
+}
+
+/// Sends what a child has made, or why it could not.
+///
+/// # Errors
+/// When the parent is gone.
+pub fn report(socket: &impl AsRawFd, made: Result<(OwnedFd, Made), AttachError>) -> io::Result<()> {
+    let (tap, made) = match made {
+        Ok((tap, made)) => (Some(tap), Ok(made)),
+        Err(e) => (None, Err(e)),
+    };
+    let text = serde_json::to_vec(&made)?;
+    let fds: Vec<RawFd> = tap.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let control = if fds.is_empty() { &[][..] } else { &rights[..] };
+    sendmsg::<UnixAddr>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(&text)],
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    Ok(())
+}
+
+/// Waits for what a child sends by [`report`].
+///
+/// # Errors
+/// The child's own, or [`AttachError::HelperDied`].
+pub fn receive(socket: &OwnedFd) -> Result<(Tap, Made), AttachError> {
+    let mut text = vec![0; MAX_REPORT];
+    let mut control = cmsg_space!(RawFd);
+    let (len, tap) = {
+        let mut parts = [IoSliceMut::new(&mut text)];
+        let message = loop {
+            match recvmsg::<UnixAddr>(
+                socket.as_raw_fd(),
+                &mut parts,
+                Some(&mut control),
+                MsgFlags::MSG_CMSG_CLOEXEC,
+            ) {
+                Err(nix::Error::EINTR) => {}
+                result => break result.map_err(|e| system("receiving the TAP", e.into()))?,
+            }
+        };
+        let mut fds = message
+            .cmsgs()
+            .map_err(|e| system("receiving the TAP", e.into()))?;
+        let tap = fds.find_map(|c| match c {
+            ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+            _ => None,
+        });
+        (message.bytes, tap)
+    };
+    // SAFETY: the kernel has just made this descriptor for us, and there is
+    // room for one only.
+    let tap = tap.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    if len == 0 {
+        return Err(AttachError::HelperDied {
+            status: "it said nothing".to_owned(),
+        });
+    }
+    let made: Result<Made, AttachError> =
+        serde_json::from_slice(&text[..len]).map_err(|e| AttachError::HelperDied {
+            status: e.to_string(),
+        })?;
+    match (made?, tap) {
+        (made, Some(tap)) => {
+            let tap = Tap::from_fd(tap).map_err(|e| system("taking over the TAP", e))?;
+            Ok((tap, made))
+        }
+        (_, None) => Err(AttachError::HelperDied {
+            status: "it sent no TAP".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,18 @@
+//! Black-box tests of the `gw` binary in namespaces of their own.
+//!
+//! Each behaviour that `gw` promises is one test, and is tried with the
+//! programs that people use where there is one, with a few lines of Python
+//! where a socket must behave specially. See `harness` for the world they run
+//! in, and `tests/run` for the one command that installs what they need.
+
+mod dns;
+mod errors;
+mod harness;
+mod icmp;
+mod ip;
+mod kernel;
+mod lifecycle;
+mod neighbour;
+mod run;
+mod tcp;
+mod udp;
