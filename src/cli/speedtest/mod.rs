@@ -111,7 +111,7 @@ enum SpeedtestError {
     OwnFile(#[source] io::Error),
     #[error("'gw run' cannot be started: {0}")]
     Spawn(#[source] io::Error),
-    #[error("the gateway ended early ({0}); its message should stand above")]
+    #[error("the gateway ended early ({0}); if it said why, that stands above")]
     EndedEarly(ExitStatus),
     #[error(
         "nothing was heard from the client for {0:?}; the gateway is stuck, please report this"
