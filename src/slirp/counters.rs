@@ -56,12 +56,23 @@ impl Counters {
     /// Every reason that occurred, with its count.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         use DropReason::{
-            Checksum, ErrorLimit, Fragment, HostError, HostSocket, Link, Malformed, Memory, NoHardwareAddress,
-            NoNeighbour, Protocol, Source, TableFull,
+            Checksum, ErrorLimit, Fragment, HostError, HostSocket, Link, Malformed, Memory,
+            NoHardwareAddress, NoNeighbour, Protocol, Source, TableFull,
         };
         [
-            Malformed, Checksum, Protocol, Source, NoNeighbour, NoHardwareAddress, Memory, TableFull,
-            HostSocket, HostError, Fragment, ErrorLimit, Link,
+            Malformed,
+            Checksum,
+            Protocol,
+            Source,
+            NoNeighbour,
+            NoHardwareAddress,
+            Memory,
+            TableFull,
+            HostSocket,
+            HostError,
+            Fragment,
+            ErrorLimit,
+            Link,
         ]
         .into_iter()
         .map(|reason| (reason, self.dropped(reason)))

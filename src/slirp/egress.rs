@@ -194,7 +194,9 @@ impl Egress {
         if self.errors.spend(self.now) == Spend::Exhausted {
             return self.counters.drop(DropReason::ErrorLimit);
         }
-        let Some(packet) = problem.packet(source, offending) else { return };
+        let Some(packet) = problem.packet(source, offending) else {
+            return;
+        };
         self.packet(&packet);
     }
 

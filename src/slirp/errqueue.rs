@@ -76,16 +76,24 @@ fn next(socket: &OwnedFd) -> Result<Option<Entry>, Errno> {
     let told = message.cmsgs()?.find_map(|cmsg| match cmsg {
         ControlMessageOwned::Ipv4RecvErr(error, from) => {
             let from = from.filter(|a| a.sin_family != 0);
-            Some((error, from.map(|a| Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr)).into())))
+            Some((
+                error,
+                from.map(|a| Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr)).into()),
+            ))
         }
         ControlMessageOwned::Ipv6RecvErr(error, from) => {
             let from = from.filter(|a| a.sin6_family != 0);
-            Some((error, from.map(|a| Ipv6Addr::from(a.sin6_addr.s6_addr).into())))
+            Some((
+                error,
+                from.map(|a| Ipv6Addr::from(a.sin6_addr.s6_addr).into()),
+            ))
         }
         _ => None,
     });
     let len = message.bytes;
-    let Some((error, offender)) = told else { return Ok(None) };
+    let Some((error, offender)) = told else {
+        return Ok(None);
+    };
     if error.ee_origin == libc::SO_EE_ORIGIN_LOCAL {
         let too_long = i32::try_from(error.ee_errno) == Ok(libc::EMSGSIZE);
         return Ok(too_long.then(|| Entry::TooLongHere { mtu: mtu(&error) }));
@@ -94,7 +102,12 @@ fn next(socket: &OwnedFd) -> Result<Option<Entry>, Errno> {
         return Ok(None);
     };
     payload.truncate(len);
-    Ok(Some(Entry::Network(Report { problem, destination, offender, payload })))
+    Ok(Some(Entry::Network(Report {
+        problem,
+        destination,
+        offender,
+        payload,
+    })))
 }
 
 fn mtu(error: &libc::sock_extended_err) -> u16 {

@@ -208,7 +208,15 @@ impl Slirp {
     /// # Errors
     /// When the process already has one, or is out of descriptors.
     pub fn new(parts: Parts, now: Instant) -> io::Result<Self> {
-        let Parts { plan, policy, sockets, local, forward_echo, uso, .. } = parts;
+        let Parts {
+            plan,
+            policy,
+            sockets,
+            local,
+            forward_echo,
+            uso,
+            ..
+        } = parts;
         let egress = Egress::new(parts.outlet, plan.gateway_mac, plan.mtu, now);
         let stack = Stack::new(plan.mtu.get(), egress).map_err(io::Error::other)?;
         let pool = Pool::new(Budget::new(parts.memory));

@@ -24,7 +24,9 @@ pub struct HostSockets {
 #[derive(Debug, thiserror::Error)]
 pub enum OutboundError {
     /// Not an address of this host.
-    #[error("cannot send from {address}: {source}; --outbound-addr takes an address of this host, see 'ip addr'")]
+    #[error(
+        "cannot send from {address}: {source}; --outbound-addr takes an address of this host, see 'ip addr'"
+    )]
     Address {
         /// The address.
         address: IpAddr,
@@ -32,7 +34,9 @@ pub enum OutboundError {
         source: io::Error,
     },
     /// No such interface.
-    #[error("cannot send through '{name}': {source}; --outbound-addr takes an interface of this host, see 'ip link'")]
+    #[error(
+        "cannot send through '{name}': {source}; --outbound-addr takes an interface of this host, see 'ip link'"
+    )]
     Interface {
         /// Its name.
         name: String,

@@ -287,7 +287,11 @@ impl Udp {
         {
             batch.bytes += len;
             batch.closed = len < batch.size;
-            batch.parts.push(Part { frame, packet: arrival.ip.packet, payload: arrival.payload });
+            batch.parts.push(Part {
+                frame,
+                packet: arrival.ip.packet,
+                payload: arrival.payload,
+            });
             return;
         }
         self.flush(core);
@@ -298,7 +302,11 @@ impl Udp {
             bytes: len,
             hop_limit,
             dont_fragment,
-            parts: vec![Part { frame, packet: arrival.ip.packet, payload: arrival.payload }],
+            parts: vec![Part {
+                frame,
+                packet: arrival.ip.packet,
+                payload: arrival.payload,
+            }],
             closed: arrival.segment.is_some() || len == 0,
         });
     }
@@ -321,8 +329,11 @@ impl Udp {
         {
             flow.dont_fragment = Some(batch.dont_fragment);
         }
-        let slices: Vec<IoSlice<'_>> =
-            batch.parts.iter().map(|part| IoSlice::new(part.payload())).collect();
+        let slices: Vec<IoSlice<'_>> = batch
+            .parts
+            .iter()
+            .map(|part| IoSlice::new(part.payload()))
+            .collect();
         let several = batch.bytes > batch.size;
         let size = u16::try_from(batch.size).unwrap_or(u16::MAX);
         match send(&flow.socket, batch.to, &slices, several.then_some(size)) {
@@ -405,8 +416,11 @@ impl Udp {
         }
         let mut received: arrayvec::ArrayVec<Datagram, RECEIVE_BATCH> = arrayvec::ArrayVec::new();
         let count = {
-            let mut slices: Vec<[IoSliceMut<'_>; 1]> =
-                self.buffers.iter_mut().map(|b| [IoSliceMut::new(b)]).collect();
+            let mut slices: Vec<[IoSliceMut<'_>; 1]> = self
+                .buffers
+                .iter_mut()
+                .map(|b| [IoSliceMut::new(b)])
+                .collect();
             // New every time: the kernel shortens the lengths in them to what the
             // last call needed, and nothing sets them back.
             let mut headers =

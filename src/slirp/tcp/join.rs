@@ -156,12 +156,6 @@ impl Join {
         self.host.ended || self.connection.guest_closed()
     }
 
-    /// True when data is held in either direction.
-    #[cfg(test)]
-    pub(super) fn holds_data(&self) -> bool {
-        !self.outbox.chunks.is_empty() || self.connection.rx().bytes > 0
-    }
-
     /// Moves what can be moved, both ways.
     pub(super) fn round(
         &mut self,
