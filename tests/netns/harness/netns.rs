@@ -22,12 +22,23 @@ const COMMAND_SECONDS: u32 = 25;
 /// keeper is the first process of a PID namespace, so that everything that was
 /// ever started in a world ends with the test, however the test ends.
 pub(crate) struct Netns {
-    /// Namespaces to enter beside network, mount and PID.
-    user: bool,
+    /// Whether there is a user namespace to enter beside the others.
+    user: User,
     /// The keeper as this process sees it.
     pid: Pid,
     /// `nsenter` or `unshare`, with the pipe whose end stops the keeper.
     starter: Child,
+}
+
+/// The user namespace of a [`Netns`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum User {
+    /// The machine's.
+    Same,
+    /// One whose root is the user that runs the tests.
+    Ours,
+    /// One whose root is somebody else.
+    Other,
 }
 
 /// How a program ended and what it printed.
@@ -132,7 +143,7 @@ impl Netns {
     /// Starts `script` through `starter`, which must put it into new
     /// namespaces; the script has the namespaces once it printed `ready`, and
     /// then becomes the keeper.
-    pub(super) fn hold(mut starter: Command, script: &str, user: bool, forks: bool) -> Self {
+    pub(super) fn hold(mut starter: Command, script: &str, user: User) -> Self {
         let script = format!("set -e\n{script}\necho ready\nexec cat");
         let mut starter = starter
             .args(["sh", "-c", &script])
@@ -156,8 +167,11 @@ impl Netns {
             );
         }
         let id = Pid::from_raw(starter.id().try_into().expect("a process id"));
-        let pid = if forks { only_child(id) } else { id };
-        Self { user, pid, starter }
+        Self {
+            user,
+            pid: only_child(id),
+            starter,
+        }
     }
 
     /// A command inside the namespaces; its arguments are still to be given.
@@ -176,8 +190,14 @@ impl Netns {
                 "--mount",
                 "--pid",
             ]);
-        if self.user {
-            command.args(["--user", "--preserve-credentials"]);
+        match self.user {
+            User::Same => {}
+            User::Ours => {
+                command.args(["--user", "--preserve-credentials"]);
+            }
+            User::Other => {
+                command.arg("--user");
+            }
         }
         command.arg("--");
         command
@@ -206,7 +226,8 @@ impl Netns {
 
     /// Runs Python with `scripts/prelude.py` in front.
     pub(crate) fn python(&self, source: &str) -> Finished {
-        let mut command = self.python_command(source);
+        let seconds = COMMAND_SECONDS.to_string();
+        let mut command = self.python_command(&["timeout", "-k", "2", &seconds], source);
         command.stdin(Stdio::null());
         Finished::collect(source, command)
     }
@@ -217,13 +238,11 @@ impl Netns {
         self.python(source).success().stdout.trim().to_owned()
     }
 
-    fn python_command(&self, source: &str) -> Command {
+    fn python_command(&self, prefix: &[&str], source: &str) -> Command {
         super::require("python3");
         let mut command = self.command();
-        command
-            .args(["timeout", "-k", "2", &COMMAND_SECONDS.to_string()])
-            .args(["/usr/bin/python3", "-u", "-c"])
-            .arg(format!("from prelude import *\n{source}"));
+        command.args(prefix).args(["/usr/bin/python3", "-u", "-c"]);
+        command.arg(format!("from prelude import *\n{source}"));
         // Set behind nsenter's back: it passes its environment on.
         command
             .env("PYTHONPATH", scripts_dir())
@@ -240,14 +259,14 @@ impl Netns {
 
     /// Starts Python beside the test and waits until it called `ready()`.
     pub(crate) fn serve(&self, source: &str) -> Running {
-        let mut running = Running::start(source, self.python_command(source));
+        let mut running = Running::start(source, self.python_command(&[], source));
         running.wait_line("ready");
         running
     }
 
     /// Starts Python beside the test without waiting for anything.
     pub(crate) fn spawn_python(&self, source: &str) -> Running {
-        Running::start(source, self.python_command(source))
+        Running::start(source, self.python_command(&[], source))
     }
 
     /// Waits until something listens: `kind` is `t` or `u`, `at` what `ss` prints.
