@@ -22,8 +22,8 @@ const COMMAND_SECONDS: u32 = 25;
 /// keeper is the first process of a PID namespace, so that everything that was
 /// ever started in a world ends with the test, however the test ends.
 pub(crate) struct Netns {
-    /// Whether there is a user namespace to enter beside the others.
-    user: User,
+    /// The program and arguments that lead inside, from this process's namespaces.
+    enter: Vec<String>,
     /// The keeper as this process sees it.
     pid: Pid,
     /// `nsenter` or `unshare`, with the pipe whose end stops the keeper.
@@ -130,6 +130,21 @@ impl Finished {
     }
 }
 
+impl User {
+    /// What `nsenter` is told of it.
+    fn options(self) -> &'static str {
+        match self {
+            Self::Same => "",
+            Self::Ours => "--user --preserve-credentials",
+            Self::Other => "--user",
+        }
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(ToOwned::to_owned).collect()
+}
+
 /// A program that runs beside the test; killed when dropped.
 pub(crate) struct Running {
     what: String,
@@ -140,66 +155,49 @@ pub(crate) struct Running {
 }
 
 impl Netns {
-    /// Starts `script` through `starter`, which must put it into new
-    /// namespaces; the script has the namespaces once it printed `ready`, and
-    /// then becomes the keeper.
-    pub(super) fn hold(mut starter: Command, script: &str, user: User) -> Self {
-        let script = format!("set -e\n{script}\necho ready\nexec cat");
-        let mut starter = starter
-            .args(["sh", "-c", &script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot make a namespace: {error}"));
-        let mut line = String::new();
-        let stdout = starter.stdout.take().expect("stdout is a pipe");
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .expect("reading a pipe");
-        if line != "ready\n" {
-            let output = starter.wait_with_output().expect("waiting for a child");
-            panic!(
-                "a namespace could not be set up: {}The tests need root or unprivileged user \
-                 namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
-                 kernel.apparmor_restrict_unprivileged_userns).",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        let id = Pid::from_raw(starter.id().try_into().expect("a process id"));
+    /// Starts `script` through `unshare`, which must put it into new namespaces
+    /// (a PID namespace among them); the script has the namespaces once it
+    /// printed `ready`, and then becomes the keeper.
+    pub(super) fn hold(unshare: Command, script: &str, user: User) -> Self {
+        let (pid, starter) = keeper(unshare, script);
+        let mut enter = words("nsenter --net --mount --pid --target");
+        enter.push(pid.to_string());
+        enter.extend(words(user.options()));
         Self {
-            user,
-            pid: only_child(id),
+            enter,
+            pid,
+            starter,
+        }
+    }
+
+    /// As [`Netns::hold`] for namespaces within this one's.
+    pub(super) fn hold_inside(&self, unshare: &[&str], script: &str, user: User) -> Self {
+        let mut command = self.command();
+        command.args(unshare);
+        let (pid, starter) = keeper(command, script);
+        // By way of this one: its PID namespace takes its own user to enter.
+        let mut enter = self.enter.clone();
+        enter.extend(words("-- nsenter --net --mount --target"));
+        enter.push(inner_pid(pid).to_string());
+        enter.extend(words(user.options()));
+        Self {
+            enter,
+            pid,
             starter,
         }
     }
 
     /// A command inside the namespaces; its arguments are still to be given.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new("nsenter");
+        let mut command = Command::new(&self.enter[0]);
         command
             .env_clear()
             .env("PATH", PATH)
             .env("HOME", "/root")
             .env("LC_ALL", "C")
             .env("TERM", "dumb")
-            .args([
-                "--target",
-                &self.pid.to_string(),
-                "--net",
-                "--mount",
-                "--pid",
-            ]);
-        match self.user {
-            User::Same => {}
-            User::Ours => {
-                command.args(["--user", "--preserve-credentials"]);
-            }
-            User::Other => {
-                command.arg("--user");
-            }
-        }
-        command.arg("--");
+            .args(&self.enter[1..])
+            .arg("--");
         command
     }
 
@@ -429,6 +427,34 @@ impl Drop for Running {
             let _ = self.starter.wait();
         }
     }
+}
+
+/// Runs `script` through `starter` up to its `ready`, and leaves a keeper there.
+fn keeper(mut starter: Command, script: &str) -> (Pid, Child) {
+    let script = format!("set -e\n{script}\necho ready\nexec cat");
+    let mut starter = starter
+        .args(["sh", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot make a namespace: {error}"));
+    let mut line = String::new();
+    let stdout = starter.stdout.take().expect("stdout is a pipe");
+    BufReader::new(stdout)
+        .read_line(&mut line)
+        .expect("reading a pipe");
+    if line != "ready\n" {
+        let output = starter.wait_with_output().expect("waiting for a child");
+        panic!(
+            "a namespace could not be set up: {}The tests need root or unprivileged user \
+             namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+             kernel.apparmor_restrict_unprivileged_userns).",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let id = Pid::from_raw(starter.id().try_into().expect("a process id"));
+    (only_child(id), starter)
 }
 
 /// A process id as the process itself sees it.

@@ -27,7 +27,7 @@ if ! mount -t overlay -o lowerdir=/etc,upperdir=/run/.etc/upper,workdir=/run/.et
 then
     cp -a /etc /run/.etc/copy && mount --bind /run/.etc/copy /etc
 fi
-rm -f /etc/resolv.conf
+rm -f /etc/resolv.conf /etc/hosts
 echo nameserver 192.0.2.1 > /etc/resolv.conf
 echo '127.0.0.1 localhost' > /etc/hosts
 echo 0 0 > /proc/sys/net/ipv4/ping_group_range
@@ -142,11 +142,10 @@ impl World {
 
     /// A guest namespace that belongs to the user without privilege.
     pub(crate) fn guest_of_nobody(&self) -> Netns {
-        let mut command = self.outer.command();
-        command
-            .args(NOBODY)
-            .args(["unshare", "--user", "--map-root-user", "--net", "--"]);
-        Netns::hold(command, "ip link set lo up", User::Other)
+        let unshare = ["unshare", "--user", "--map-root-user", "--net", "--"];
+        let unshare = [NOBODY, &unshare].concat();
+        self.outer
+            .hold_inside(&unshare, "ip link set lo up", User::Other)
     }
 
     /// Replaces the host's resolv.conf, the way network managers do it.
@@ -217,26 +216,18 @@ fn hold_outer() -> Netns {
 
 /// A namespace of the host's own user.
 fn hold_remote(outer: &Netns) -> Netns {
-    let mut command = outer.command();
-    command.args(["unshare", "--net", "--"]);
-    let user = if super::is_root() {
-        User::Same
-    } else {
-        User::Ours
-    };
-    Netns::hold(command, ANY_SETUP, user)
+    outer.hold_inside(&["unshare", "--net", "--"], ANY_SETUP, User::Same)
 }
 
 /// A namespace with a user namespace of its own, as containers have.
 fn hold_guest(outer: &Netns) -> Netns {
-    let mut command = outer.command();
-    command.args([
+    let unshare = [
         "unshare",
         "--net",
         "--user",
         "--map-root-user",
         "--mount",
         "--",
-    ]);
-    Netns::hold(command, &format!("{ANY_SETUP}{GUEST_SETUP}"), User::Ours)
+    ];
+    outer.hold_inside(&unshare, &format!("{ANY_SETUP}{GUEST_SETUP}"), User::Ours)
 }
