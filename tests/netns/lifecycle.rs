@@ -146,9 +146,19 @@ time.sleep(20)"
     ));
     end(&mut world, &mut gw);
     drop(_client);
-    eventually("the end of the gateway's processes", PATIENCE, || {
-        (world.processes().len() <= processes.len()).then_some(())
-    });
+    let mut left = Vec::new();
+    let ended = |left: &mut Vec<String>| {
+        *left = world.processes();
+        (left.len() <= processes.len()).then_some(())
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while ended(&mut left).is_none() {
+        assert!(
+            Instant::now() < deadline,
+            "still running: {left:#?}, before: {processes:#?}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
     assert_eq!(world.host_state(), state);
     if world.guest.pid().as_raw() > 0 && kill(world.guest.pid(), None).is_ok() {
         assert_eq!(world.guest.interfaces(), ["lo"]);
@@ -329,7 +339,7 @@ fn a_terminal_is_told_what_was_done() {
     let world = World::new();
     let pid = world.guest.inner_pid();
     let mut gw = world.outer.spawn(&format!(
-        "script -qefc '{} --netns {pid}' /dev/null",
+        "script -qefc 'exec {} --netns {pid}' /dev/null",
         gw_binary().display()
     ));
     let mut text = String::new();

@@ -279,7 +279,7 @@ fn narrow(world: &World) -> Netns {
     let pid = far.inner_pid();
     world.remote.ok(&format!(
         "set -e
-        ip link add far type veth peer name far netns {pid}
+        ip link add far index 71 type veth peer name far netns {pid}
         ip addr add 192.0.3.1/24 dev far
         ip addr add 2001:db8:3::1/64 dev far nodad
         ip link set far mtu 1300 up"

@@ -22,12 +22,23 @@ const COMMAND_SECONDS: u32 = 25;
 /// keeper is the first process of a PID namespace, so that everything that was
 /// ever started in a world ends with the test, however the test ends.
 pub(crate) struct Netns {
-    /// Namespaces to enter beside network, mount and PID.
-    user: bool,
+    /// The program and arguments that lead inside, from this process's namespaces.
+    enter: Vec<String>,
     /// The keeper as this process sees it.
     pid: Pid,
     /// `nsenter` or `unshare`, with the pipe whose end stops the keeper.
     starter: Child,
+}
+
+/// The user namespace of a [`Netns`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum User {
+    /// The machine's.
+    Same,
+    /// One whose root is the user that runs the tests.
+    Ours,
+    /// One whose root is somebody else.
+    Other,
 }
 
 /// How a program ended and what it printed.
@@ -119,6 +130,21 @@ impl Finished {
     }
 }
 
+impl User {
+    /// What `nsenter` is told of it.
+    fn options(self) -> &'static str {
+        match self {
+            Self::Same => "",
+            Self::Ours => "--user --preserve-credentials",
+            Self::Other => "--user",
+        }
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(ToOwned::to_owned).collect()
+}
+
 /// A program that runs beside the test; killed when dropped.
 pub(crate) struct Running {
     what: String,
@@ -129,57 +155,49 @@ pub(crate) struct Running {
 }
 
 impl Netns {
-    /// Starts `script` through `starter`, which must put it into new
-    /// namespaces; the script has the namespaces once it printed `ready`, and
-    /// then becomes the keeper.
-    pub(super) fn hold(mut starter: Command, script: &str, user: bool, forks: bool) -> Self {
-        let script = format!("set -e\n{script}\necho ready\nexec cat");
-        let mut starter = starter
-            .args(["sh", "-c", &script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot make a namespace: {error}"));
-        let mut line = String::new();
-        let stdout = starter.stdout.take().expect("stdout is a pipe");
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .expect("reading a pipe");
-        if line != "ready\n" {
-            let output = starter.wait_with_output().expect("waiting for a child");
-            panic!(
-                "a namespace could not be set up: {}The tests need root or unprivileged user \
-                 namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
-                 kernel.apparmor_restrict_unprivileged_userns).",
-                String::from_utf8_lossy(&output.stderr)
-            );
+    /// Starts `script` through `unshare`, which must put it into new namespaces
+    /// (a PID namespace among them); the script has the namespaces once it
+    /// printed `ready`, and then becomes the keeper.
+    pub(super) fn hold(unshare: Command, script: &str, user: User) -> Self {
+        let (pid, starter) = keeper(unshare, script);
+        let mut enter = words("nsenter --net --mount --pid --target");
+        enter.push(pid.to_string());
+        enter.extend(words(user.options()));
+        Self {
+            enter,
+            pid,
+            starter,
         }
-        let id = Pid::from_raw(starter.id().try_into().expect("a process id"));
-        let pid = if forks { only_child(id) } else { id };
-        Self { user, pid, starter }
+    }
+
+    /// As [`Netns::hold`] for namespaces within this one's.
+    pub(super) fn hold_inside(&self, unshare: &[&str], script: &str, user: User) -> Self {
+        let mut command = self.command();
+        command.args(unshare);
+        let (pid, starter) = keeper(command, script);
+        // By way of this one: its PID namespace takes its own user to enter.
+        let mut enter = self.enter.clone();
+        enter.extend(words("-- nsenter --net --mount --target"));
+        enter.push(inner_pid(pid).to_string());
+        enter.extend(words(user.options()));
+        Self {
+            enter,
+            pid,
+            starter,
+        }
     }
 
     /// A command inside the namespaces; its arguments are still to be given.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new("nsenter");
+        let mut command = Command::new(&self.enter[0]);
         command
             .env_clear()
             .env("PATH", PATH)
             .env("HOME", "/root")
             .env("LC_ALL", "C")
             .env("TERM", "dumb")
-            .args([
-                "--target",
-                &self.pid.to_string(),
-                "--net",
-                "--mount",
-                "--pid",
-            ]);
-        if self.user {
-            command.args(["--user", "--preserve-credentials"]);
-        }
-        command.arg("--");
+            .args(&self.enter[1..])
+            .arg("--");
         command
     }
 
@@ -206,7 +224,8 @@ impl Netns {
 
     /// Runs Python with `scripts/prelude.py` in front.
     pub(crate) fn python(&self, source: &str) -> Finished {
-        let mut command = self.python_command(source);
+        let seconds = COMMAND_SECONDS.to_string();
+        let mut command = self.python_command(&["timeout", "-k", "2", &seconds], source);
         command.stdin(Stdio::null());
         Finished::collect(source, command)
     }
@@ -217,13 +236,11 @@ impl Netns {
         self.python(source).success().stdout.trim().to_owned()
     }
 
-    fn python_command(&self, source: &str) -> Command {
+    fn python_command(&self, prefix: &[&str], source: &str) -> Command {
         super::require("python3");
         let mut command = self.command();
-        command
-            .args(["timeout", "-k", "2", &COMMAND_SECONDS.to_string()])
-            .args(["/usr/bin/python3", "-u", "-c"])
-            .arg(format!("from prelude import *\n{source}"));
+        command.args(prefix).args(["/usr/bin/python3", "-u", "-c"]);
+        command.arg(format!("from prelude import *\n{source}"));
         // Set behind nsenter's back: it passes its environment on.
         command
             .env("PYTHONPATH", scripts_dir())
@@ -240,14 +257,14 @@ impl Netns {
 
     /// Starts Python beside the test and waits until it called `ready()`.
     pub(crate) fn serve(&self, source: &str) -> Running {
-        let mut running = Running::start(source, self.python_command(source));
+        let mut running = Running::start(source, self.python_command(&[], source));
         running.wait_line("ready");
         running
     }
 
     /// Starts Python beside the test without waiting for anything.
     pub(crate) fn spawn_python(&self, source: &str) -> Running {
-        Running::start(source, self.python_command(source))
+        Running::start(source, self.python_command(&[], source))
     }
 
     /// Waits until something listens: `kind` is `t` or `u`, `at` what `ss` prints.
@@ -410,6 +427,34 @@ impl Drop for Running {
             let _ = self.starter.wait();
         }
     }
+}
+
+/// Runs `script` through `starter` up to its `ready`, and leaves a keeper there.
+fn keeper(mut starter: Command, script: &str) -> (Pid, Child) {
+    let script = format!("set -e\n{script}\necho ready\nexec cat");
+    let mut starter = starter
+        .args(["sh", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot make a namespace: {error}"));
+    let mut line = String::new();
+    let stdout = starter.stdout.take().expect("stdout is a pipe");
+    BufReader::new(stdout)
+        .read_line(&mut line)
+        .expect("reading a pipe");
+    if line != "ready\n" {
+        let output = starter.wait_with_output().expect("waiting for a child");
+        panic!(
+            "a namespace could not be set up: {}The tests need root or unprivileged user \
+             namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+             kernel.apparmor_restrict_unprivileged_userns).",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let id = Pid::from_raw(starter.id().try_into().expect("a process id"));
+    (only_child(id), starter)
 }
 
 /// A process id as the process itself sees it.

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::gw::{NOBODY, NOBODY_BINARY, gw_binary};
-use super::netns::Netns;
+use super::netns::{Netns, User};
 use super::{ALT4, ALT6, HOST4, HOST6, PATH, REMOTE4, REMOTE6, require};
 
 /// The three namespaces that nearly every test needs.
@@ -27,7 +27,7 @@ if ! mount -t overlay -o lowerdir=/etc,upperdir=/run/.etc/upper,workdir=/run/.et
 then
     cp -a /etc /run/.etc/copy && mount --bind /run/.etc/copy /etc
 fi
-rm -f /etc/resolv.conf
+rm -f /etc/resolv.conf /etc/hosts
 echo nameserver 192.0.2.1 > /etc/resolv.conf
 echo '127.0.0.1 localhost' > /etc/hosts
 echo 0 0 > /proc/sys/net/ipv4/ping_group_range
@@ -47,17 +47,12 @@ ip link set lo up
 impl World {
     /// A world with the default topology and no gateway.
     pub(crate) fn new() -> Self {
-        for program in ["nsenter", "ip"] {
+        for program in ["nsenter", "ip", "ping"] {
             require(program);
         }
         let outer = hold_outer();
-        let remote = hold_inside(&outer, &[], ANY_SETUP, false);
-        let guest = hold_inside(
-            &outer,
-            &["--user", "--map-root-user", "--mount"],
-            &format!("{}{GUEST_SETUP}", ANY_SETUP),
-            true,
-        );
+        let remote = hold_remote(&outer);
+        let guest = hold_guest(&outer);
         let world = Self {
             guest,
             remote,
@@ -69,18 +64,12 @@ impl World {
 
     /// One more guest namespace.
     pub(crate) fn another_guest(&self) -> Netns {
-        let setup = format!("{}{GUEST_SETUP}", ANY_SETUP);
-        hold_inside(
-            &self.outer,
-            &["--user", "--map-root-user", "--mount"],
-            &setup,
-            true,
-        )
+        hold_guest(&self.outer)
     }
 
     /// One more namespace on the host's side, not connected to anything.
     pub(crate) fn another_remote(&self) -> Netns {
-        hold_inside(&self.outer, &[], ANY_SETUP, false)
+        hold_remote(&self.outer)
     }
 
     /// Lays the cable between host and remote, with every address the tests use.
@@ -88,9 +77,11 @@ impl World {
         let remote_pid = self.remote.inner_pid();
         let [a4, b4] = ALT4;
         let [a6, b6] = ALT6;
+        // The number makes the two ends' numbers differ: the kernel announces a
+        // pair with equal ones up to a second late.
         self.outer.ok(&format!(
             "set -e
-            ip link add veth0 type veth peer name veth0 netns {remote_pid}
+            ip link add veth0 index 70 type veth peer name veth0 netns {remote_pid}
             ip address add {HOST4}/24 dev veth0
             ip address add {HOST6}/64 dev veth0 nodad
             ip link set veth0 up"
@@ -121,8 +112,10 @@ impl World {
             no_host6 = super::NO_HOST6,
             black6 = super::BLACK_HOLE6,
         ));
+        // The first ping may wait for the interfaces to be announced.
         self.outer.ok(&format!(
-            "ip route add default via {REMOTE4} && ip -6 route add default via {REMOTE6}"
+            "ip route add default via {REMOTE4} && ip -6 route add default via {REMOTE6}
+            timeout 10 sh -c 'until ping -n -q -c 1 -W 0.1 {REMOTE6}; do :; done' >/dev/null"
         ));
     }
 
@@ -149,11 +142,10 @@ impl World {
 
     /// A guest namespace that belongs to the user without privilege.
     pub(crate) fn guest_of_nobody(&self) -> Netns {
-        let mut command = self.outer.command();
-        command
-            .args(NOBODY)
-            .args(["unshare", "--user", "--map-root-user", "--net", "--"]);
-        Netns::hold(command, "ip link set lo up", true, true)
+        let unshare = ["unshare", "--user", "--map-root-user", "--net", "--"];
+        let unshare = [NOBODY, &unshare].concat();
+        self.outer
+            .hold_inside(&unshare, "ip link set lo up", User::Other)
     }
 
     /// Replaces the host's resolv.conf, the way network managers do it.
@@ -210,16 +202,32 @@ rm /run/guest-resolv.conf.$$ 2>/dev/null || true
 fn hold_outer() -> Netns {
     let mut unshare = Command::new("unshare");
     unshare.env_clear().env("PATH", PATH).env("LC_ALL", "C");
-    let user = !super::is_root();
-    if user {
+    let user = if super::is_root() {
+        User::Same
+    } else {
+        User::Ours
+    };
+    if user == User::Ours {
         unshare.args(["--user", "--map-root-user"]);
     }
     unshare.args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "--"]);
-    Netns::hold(unshare, &format!("{ANY_SETUP}{OUTER_SETUP}"), user, true)
+    Netns::hold(unshare, &format!("{ANY_SETUP}{OUTER_SETUP}"), user)
 }
 
-fn hold_inside(outer: &Netns, options: &[&str], setup: &str, user: bool) -> Netns {
-    let mut command = outer.command();
-    command.args(["unshare", "--net"]).args(options).arg("--");
-    Netns::hold(command, setup, user || !super::is_root(), true)
+/// A namespace of the host's own user.
+fn hold_remote(outer: &Netns) -> Netns {
+    outer.hold_inside(&["unshare", "--net", "--"], ANY_SETUP, User::Same)
+}
+
+/// A namespace with a user namespace of its own, as containers have.
+fn hold_guest(outer: &Netns) -> Netns {
+    let unshare = [
+        "unshare",
+        "--net",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "--",
+    ];
+    outer.hold_inside(&unshare, &format!("{ANY_SETUP}{GUEST_SETUP}"), User::Ours)
 }
