@@ -155,7 +155,12 @@ impl Tcp {
         let remote = SocketAddr::new(arrival.ip.destination, arrival.header.destination);
         let key = FlowKey::new(guest, remote);
         if let Some(&token) = self.index.get(&key) {
-            return self.input_known(core, token, arrival, segment);
+            if !(arrival.header.is_open() && self.is_over(token)) {
+                return self.input_known(core, token, arrival, segment);
+            }
+            // The guest uses the port again. The old flow, which may still owe
+            // the host data, ends by itself.
+            self.index.remove(&key);
         }
         match self.time_waits.answer(&key, &arrival.header, core.now) {
             Answer::Acknowledge(state) => {
@@ -169,6 +174,14 @@ impl Tcp {
                 core.stack.refuse(segment());
             }
         }
+    }
+
+    /// True when a flow's connection with the guest has ended.
+    fn is_over(&mut self, token: Token) -> bool {
+        matches!(
+            self.flows.get_mut(token),
+            Some(Flow { phase: Phase::Joined(join), .. }) if join.connection.end().is_some()
+        )
     }
 
     fn input_known(
@@ -394,7 +407,10 @@ impl Tcp {
 
     fn remove(&mut self, token: Token) -> Option<Flow> {
         let flow = self.flows.remove(token)?;
-        self.index.remove(&flow.key);
+        // The port may be in use again already.
+        if self.index.get(&flow.key) == Some(&token) {
+            self.index.remove(&flow.key);
+        }
         Some(flow)
     }
 
