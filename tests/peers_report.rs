@@ -142,6 +142,19 @@ fn numbers_have_three_digits() {
 }
 
 #[test]
+fn ratios_are_short_and_never_nothing() {
+    for (ratio, text) in [
+        (135.2, "135x"),
+        (15.0, "15.0x"),
+        (7.5, "7.50x"),
+        (0.15, "0.15x"),
+        (0.0033, "0.003x"),
+    ] {
+        assert_eq!(format::ratio(ratio), text);
+    }
+}
+
+#[test]
 fn the_plot_draws_a_bar_per_value_and_escapes_text() {
     let plot = svg::plot(&results());
     assert!(plot.starts_with("<svg ") && plot.ends_with("</svg>\n"));

@@ -116,7 +116,7 @@ pub struct tcp_seg {
 #[derive(Debug)]
 pub struct pbuf {
     /// The next buffer of the chain.
-    pub next: *mut pbuf,
+    pub next: *mut Self,
     /// The bytes.
     pub payload: *mut c_void,
     /// Bytes in this buffer and those after it; wraps for chains over 64 KiB.
@@ -182,7 +182,7 @@ pub struct tcp_pcb_listen {
     /// Time to live.
     pub ttl: u8,
     /// Next listener.
-    pub next: *mut tcp_pcb_listen,
+    pub next: *mut Self,
     /// Passed to callbacks.
     pub callback_arg: *mut c_void,
     /// Extension slots.
@@ -219,7 +219,7 @@ pub struct tcp_pcb {
     pub so_options: u8,
     pub tos: u8,
     pub ttl: u8,
-    pub next: *mut tcp_pcb,
+    pub next: *mut Self,
     pub callback_arg: *mut c_void,
     pub ext_args: [tcp_pcb_ext_args; 1],
     pub state: tcp_state,

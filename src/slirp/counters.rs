@@ -86,8 +86,9 @@ mod tests {
 
     #[test]
     fn every_reason_is_listed() {
-        let mut counters = Counters::default();
-        counters.drops = [1; REASONS];
+        let counters = Counters {
+            drops: [1; REASONS],
+        };
         assert_eq!(counters.drops().count(), REASONS);
     }
 }

@@ -308,7 +308,10 @@ impl lwip::Egress for Egress {
             usize::from(headers[0] & 0x0f) * 4
         };
         let len: usize = payload.iter().map(|s| s.len()).sum();
-        let room = usize::from(self.mtu.get()) - headers.len();
+        // At the least MTU an acknowledgement with SACK ranges can exceed it.
+        let room = usize::from(self.mtu.get())
+            .saturating_sub(headers.len())
+            .max(1);
         // `mss` counts no options (RFC 6691); those of this segment are in its headers.
         let options = u16::try_from(headers.len() - ip_len - 20).unwrap_or(0);
         let announced = if mss == 0 {

@@ -34,7 +34,6 @@ impl FlowKey {
 
     /// The guest's end.
     pub(crate) fn guest(&self) -> SocketAddr {
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits")]
         SocketAddr::new(addr(self.guest), (self.ports >> 16) as u16)
     }
 

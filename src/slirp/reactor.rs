@@ -27,6 +27,9 @@ pub(crate) struct Readiness {
     pub writable: bool,
     /// The error queue or the socket's error has something.
     pub error: bool,
+    /// The other end has closed its direction, or there is an error: reading
+    /// comes to an end.
+    pub ended: bool,
 }
 
 /// Watches descriptors.
@@ -112,12 +115,14 @@ impl Reactor {
             let error = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
             let readable = error || flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
             let writable = error || flags.contains(EpollFlags::EPOLLOUT);
+            let ended = error || flags.contains(EpollFlags::EPOLLRDHUP);
             each(
                 Token::from_raw(event.data()),
                 Readiness {
                     readable,
                     writable,
                     error,
+                    ended,
                 },
             );
         }

@@ -69,7 +69,7 @@ impl Reassembly {
         let payload = &bytes[ip.payload.clone()];
         let offset = usize::from(fragment.offset);
         let end = offset + payload.len();
-        let uneven = fragment.more && (payload.len() % 8 != 0 || payload.is_empty());
+        let uneven = fragment.more && (!payload.len().is_multiple_of(8) || payload.is_empty());
         if uneven || end > MAX_PAYLOAD {
             return Err(DropReason::Malformed);
         }
@@ -143,7 +143,12 @@ impl Partial {
         if !more && *self.total.get_or_insert(end) != end {
             return Err(DropReason::Fragment);
         }
-        if self.total.is_some_and(|total| end > total) {
+        // Neither this part nor one that came before may lie beyond the end.
+        let last = self
+            .parts
+            .last()
+            .map_or(0, |(start, part)| start + part.len());
+        if self.total.is_some_and(|total| end.max(last) > total) {
             return Err(DropReason::Fragment);
         }
         let at = self.parts.partition_point(|(start, _)| *start < offset);
@@ -200,7 +205,7 @@ mod tests {
         let field = if v6 {
             fragment.offset | u16::from(fragment.more)
         } else {
-            fragment.offset / 8 | u16::from(fragment.more) << 13
+            (fragment.offset / 8) | (u16::from(fragment.more) << 13)
         };
         let mut out = Vec::new();
         if v6 {

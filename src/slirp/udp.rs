@@ -60,11 +60,17 @@ pub(crate) const HEADER: usize = 8;
 /// Datagrams in one super-frame (Linux's `UDP_MAX_SEGMENTS` was 64 first).
 const MAX_SEGMENTS: usize = 64;
 
+/// Datagrams in one super-frame of the guest's: Linux makes no more
+/// (`UDP_MAX_SEGMENTS`). Where the host cannot cut, each costs a system call.
+const MAX_GUEST_SEGMENTS: usize = 128;
+
 /// Payload bytes of one super-frame: a UDP datagram's limit.
 const MAX_BATCH: usize = 65000;
 
-/// Datagrams taken from a socket at once, and how often in one round.
+/// Datagrams taken from a socket at once, while it has many and while it has
+/// few (setting up a call costs with its size), and how often in one round.
 const RECEIVE_BATCH: usize = 32;
+const RECEIVE_FEW: usize = 2;
 const RECEIVE_ROUNDS: usize = 4;
 
 /// Largest datagram.
@@ -82,6 +88,8 @@ struct Flow {
     hop_limit: Option<u8>,
     dont_fragment: Option<bool>,
     readable: bool,
+    /// The last batch was full.
+    busy: bool,
     marked: bool,
 }
 
@@ -178,6 +186,11 @@ impl Udp {
 
     /// Takes a datagram; `frame` holds its bytes.
     pub(crate) fn input(&mut self, core: &mut Core, arrival: Arrival, frame: FrameBuf) {
+        if let Some(size) = arrival.segment
+            && arrival.payload.len() > usize::from(size) * MAX_GUEST_SEGMENTS
+        {
+            return core.drop(DropReason::Malformed);
+        }
         let to = match core.policy.verdict(Protocol::Udp, arrival.remote) {
             Verdict::Connect(to) => to,
             Verdict::Dns => {
@@ -236,6 +249,7 @@ impl Udp {
                 hop_limit: None,
                 dont_fragment: None,
                 readable: false,
+                busy: false,
                 marked: false,
             })
         });
@@ -273,7 +287,8 @@ impl Udp {
         frame: FrameBuf,
     ) {
         let len = arrival.payload.len();
-        let hop_limit = arrival.ip.hop_limit - 1; // checked by the ingress
+        // The ingress has checked it, but for the gateway's own addresses.
+        let hop_limit = arrival.ip.hop_limit.saturating_sub(1).max(1);
         let dont_fragment = arrival.ip.dont_fragment;
         if let Some(batch) = &mut self.batch
             && batch.flow == flow
@@ -409,22 +424,26 @@ impl Udp {
         let Some(flow) = self.flows.get_mut(token) else {
             return false;
         };
-        if self.buffers.is_empty() {
-            self.buffers = (0..RECEIVE_BATCH)
-                .map(|_| vec![0; MAX_DATAGRAM].into())
-                .collect();
+        let batch = if flow.busy {
+            RECEIVE_BATCH
+        } else {
+            RECEIVE_FEW
+        };
+        while self.buffers.len() < batch {
+            self.buffers.push(vec![0; MAX_DATAGRAM].into());
         }
         let mut received: arrayvec::ArrayVec<Datagram, RECEIVE_BATCH> = arrayvec::ArrayVec::new();
         let count = {
             let mut slices: Vec<[IoSliceMut<'_>; 1]> = self
                 .buffers
                 .iter_mut()
+                .take(batch)
                 .map(|b| [IoSliceMut::new(b)])
                 .collect();
             // New every time: the kernel shortens the lengths in them to what the
             // last call needed, and nothing sets them back.
             let mut headers =
-                MultiHeaders::<SockaddrStorage>::preallocate(RECEIVE_BATCH, Some(cmsg_space!(i32)));
+                MultiHeaders::<SockaddrStorage>::preallocate(batch, Some(cmsg_space!(i32)));
             let flags = MsgFlags::MSG_DONTWAIT;
             let fd = flow.socket.as_raw_fd();
             let results = recvmmsg(fd, &mut headers, slices.iter_mut(), flags, None);
@@ -461,7 +480,8 @@ impl Udp {
                 Err(_) => return true,
             }
         };
-        flow.readable = count == RECEIVE_BATCH;
+        flow.readable = count == batch;
+        flow.busy = count == batch;
         flow.active = core.now;
         if count > 0 && !flow.answered {
             flow.answered = true;

@@ -20,7 +20,8 @@ pub(crate) fn ratio(ratio: f64) -> String {
     match ratio.abs() {
         magnitude if magnitude >= 99.5 => format!("{ratio:.0}x"),
         magnitude if magnitude >= 9.95 => format!("{ratio:.1}x"),
-        _ => format!("{ratio:.2}x"),
+        magnitude if magnitude >= 0.095 => format!("{ratio:.2}x"),
+        _ => format!("{ratio:.3}x"),
     }
 }
 

@@ -187,13 +187,18 @@ fn document(results: &Results, body: &str, height: f64) -> String {
         x += 18.0 + 6.6 * count(text.chars().count()) + 26.0;
     }
     let total = height + 14.0;
-    let notes = [
-        "Medians; one TCP stream, IPv4, server on the host's loopback (idle connections: over a veth).",
-    ];
+    let fact = |name: &str| {
+        let found = results.facts.iter().find(|(known, _)| known == name);
+        found.map_or("unknown", |(_, fact)| fact.as_str())
+    };
+    let note = format!(
+        "Medians; one TCP stream, IPv4, server on the host's loopback (idle connections: over a \
+         veth). Linux {}, {}.",
+        fact("kernel"),
+        fact("cores")
+    );
     let mut footer = String::new();
-    for note in notes {
-        line_of_text(&mut footer, "note", MARGIN, height - 6.0, &escape(note));
-    }
+    line_of_text(&mut footer, "note", MARGIN, height - 6.0, &escape(&note));
     let mut heading = String::new();
     line_of_text(&mut heading, "title", MARGIN, 38.0, "gw and its peers");
     format!(

@@ -50,7 +50,8 @@ pub(super) fn phases(streams: u16) -> Vec<Phase> {
     phases
 }
 
-/// Runs all phases; `tell` passes each event on.
+/// Runs all phases; `tell` passes each event on. Stops at the first phase in which
+/// nothing answers, for it would be the same in those after it.
 ///
 /// # Errors
 /// When `tell` fails. What fails in a phase is told.
@@ -62,8 +63,13 @@ pub(super) fn run(plan: &Plan, mut tell: impl FnMut(&Event) -> io::Result<()>) -
     };
     for phase in phases(plan.streams) {
         tell(&Event::Begin { phase })?;
-        let result = client.measure(phase).map_err(|error| error.to_string());
+        let result = client.measure(phase);
+        let no_connection = matches!(result, Err(PhaseError::Connect(..)));
+        let result = result.map_err(|error| error.to_string());
         tell(&Event::Done(Outcome { phase, result }))?;
+        if no_connection {
+            break;
+        }
     }
     tell(&Event::End)
 }

@@ -111,7 +111,7 @@ enum SpeedtestError {
     OwnFile(#[source] io::Error),
     #[error("'gw run' cannot be started: {0}")]
     Spawn(#[source] io::Error),
-    #[error("the gateway ended early ({0}); its message should stand above")]
+    #[error("the gateway ended early ({0}); if it said why, that stands above")]
     EndedEarly(ExitStatus),
     #[error(
         "nothing was heard from the client for {0:?}; the gateway is stuck, please report this"
@@ -308,6 +308,7 @@ fn print(args: &SpeedtestArgs, phases: Vec<Outcome>) -> Result<(), SpeedtestErro
     let report = Report {
         mtu: args.mtu.get(),
         protocol: if args.ipv6 { "IPv6" } else { "IPv4" },
+        congestion_control: congestion_control(),
         duration_seconds: args.duration.as_secs_f64(),
         ok: failed.is_empty(),
         phases,
@@ -331,6 +332,12 @@ fn print(args: &SpeedtestArgs, phases: Vec<Outcome>) -> Result<(), SpeedtestErro
             first.clone(),
         )),
     }
+}
+
+/// The congestion control that connections of this machine have by default.
+fn congestion_control() -> String {
+    let read = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+    read.map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }
 
 /// Parses `--duration`.

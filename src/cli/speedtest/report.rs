@@ -23,6 +23,9 @@ pub(super) struct Report {
     pub(super) mtu: u16,
     /// `IPv4` or `IPv6`.
     pub(super) protocol: &'static str,
+    /// The machine's TCP congestion control. It matters: bbr, for one, paces even
+    /// what never leaves the machine.
+    pub(super) congestion_control: String,
     /// Length of a phase in seconds.
     pub(super) duration_seconds: f64,
     /// The phases.
@@ -50,9 +53,15 @@ impl Report {
         if let Some(column) = table.column_mut(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
+        let Self {
+            protocol,
+            mtu,
+            congestion_control,
+            ..
+        } = self;
         let caption = format!(
-            "Through the gateway: {}, MTU {}, every byte verified",
-            self.protocol, self.mtu
+            "Through the gateway: {protocol}, MTU {mtu}, congestion control \
+             {congestion_control}; every byte verified"
         );
         format!("{caption}\n{table}")
     }
@@ -151,6 +160,7 @@ mod tests {
         Report {
             mtu: 1500,
             protocol: "IPv4",
+            congestion_control: "cubic".into(),
             duration_seconds: 3.0,
             ok: false,
             phases: vec![
@@ -182,6 +192,9 @@ mod tests {
     #[test]
     fn the_plain_table_is_markdown() {
         let table = report().table(Style::Plain);
+        assert!(
+            table.starts_with("Through the gateway: IPv4, MTU 1500, congestion control cubic;")
+        );
         for line in [
             "| Test                    |                         Result | Verified                               |",
             "| TCP upload, 4 streams   |                   20.00 Gbit/s | 7.50 GB                                |",

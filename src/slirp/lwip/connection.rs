@@ -314,18 +314,10 @@ impl Connection {
             return;
         };
         stack.touch();
-        // SAFETY: live; tcp_output frees no connection, and clears the flag when
-        // it sends a segment.
-        unsafe {
-            if self.ack_due() {
-                (*pcb.as_ptr()).flags |= sys::TF_ACK_DELAY;
-            }
-            sys::tcp_output(pcb.as_ptr());
-            if (*pcb.as_ptr()).flags & sys::TF_ACK_DELAY == 0 {
-                self.shared().ack_due.set(false);
-            }
-            (*pcb.as_ptr()).flags &= !sys::TF_ACK_DELAY;
-        }
+        self.with_due_ack(pcb, || {
+            // SAFETY: live.
+            unsafe { sys::tcp_output(pcb.as_ptr()) };
+        });
     }
 
     /// Sends FIN after what is queued.
@@ -334,9 +326,28 @@ impl Connection {
             return;
         };
         stack.touch();
-        // SAFETY: live; only the sending side is shut, which frees nothing. When
-        // memory is short lwIP notes it and retries in its timer.
-        isolated(pcb, || unsafe { sys::tcp_shutdown(pcb.as_ptr(), 0, 1) });
+        self.with_due_ack(pcb, || {
+            // SAFETY: live; only the sending side is shut, which frees nothing.
+            // When memory is short lwIP notes it and retries in its timer.
+            isolated(pcb, || unsafe { sys::tcp_shutdown(pcb.as_ptr(), 0, 1) });
+        });
+    }
+
+    /// Runs `call`, which may send segments; notes whether the acknowledgement
+    /// that is due went with one.
+    fn with_due_ack(&self, pcb: NonNull<sys::tcp_pcb>, call: impl FnOnce()) {
+        // SAFETY: live, before and after: `call` frees no connection. lwIP
+        // clears the flag when it sends a segment.
+        unsafe {
+            if self.ack_due() {
+                (*pcb.as_ptr()).flags |= sys::TF_ACK_DELAY;
+            }
+            call();
+            if (*pcb.as_ptr()).flags & sys::TF_ACK_DELAY == 0 {
+                self.shared().ack_due.set(false);
+            }
+            (*pcb.as_ptr()).flags &= !sys::TF_ACK_DELAY;
+        }
     }
 
     /// Sends a reset and ends the connection.
@@ -346,6 +357,7 @@ impl Connection {
         };
         // SAFETY: live and alone in the list that tcp_abort removes it from.
         unsafe { (*pcb.as_ptr()).errf = None };
+        // SAFETY: as above; nothing here uses the control block after it.
         isolated(pcb, || unsafe { sys::tcp_abort(pcb.as_ptr()) });
         self.shared().end.set(Some(End::Aborted));
     }
@@ -448,8 +460,15 @@ unsafe extern "C" fn on_recv(
         let shared = &*arg.cast::<Shared>();
         if p.is_null() {
             shared.fin.set(true);
-            (*pcb).flags |= sys::TF_ACK_NOW;
-            shared.ack_due.set(false);
+            if (*pcb).state == sys::CLOSE_WAIT {
+                // May wait for the host's own end, and go with our FIN.
+                (*pcb).flags &= !(sys::TF_ACK_DELAY | sys::TF_ACK_NOW);
+                shared.ack_due.set(true);
+            } else {
+                // The connection is over, or about to be: now or never.
+                (*pcb).flags |= sys::TF_ACK_NOW;
+                shared.ack_due.set(false);
+            }
             return sys::ERR_OK;
         }
         let segment = Segment::from_raw(p);

@@ -41,6 +41,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, send, sendmsg, shutdown};
 
 use super::super::egress::Egress;
 use super::super::lwip::{CHUNK, Chunk, Connection, End, INITIAL_WINDOW, Pool, RxQueue, Stack};
+use super::super::reactor::Readiness;
 
 /// Largest receive window and send buffer of one connection, in bytes.
 pub(crate) const MAX_WINDOW: u32 = 4 * 1024 * 1024;
@@ -104,6 +105,8 @@ impl Outbox {
 struct HostSide {
     readable: bool,
     writable: bool,
+    /// The end is in the socket's queue: reading goes on until it comes.
+    ending: bool,
     /// The host has closed its direction.
     ended: bool,
     /// We have closed ours.
@@ -135,6 +138,7 @@ impl Join {
             host: HostSide {
                 readable: true,
                 writable: true,
+                ending: false,
                 ended: false,
                 shut: false,
             },
@@ -146,9 +150,10 @@ impl Join {
     }
 
     /// Notes what the reactor saw.
-    pub(super) fn host_ready(&mut self, readable: bool, writable: bool) {
-        self.host.readable |= readable;
-        self.host.writable |= writable;
+    pub(super) fn host_ready(&mut self, ready: Readiness) {
+        self.host.readable |= ready.readable;
+        self.host.writable |= ready.writable;
+        self.host.ending |= ready.ended;
     }
 
     /// True when one direction has closed.
@@ -167,14 +172,12 @@ impl Join {
         if matches!(self.connection.end(), Some(End::Reset | End::Aborted)) {
             return Outcome::ResetHost;
         }
-        let written = match self.to_host(socket) {
-            Ok(written) => written,
-            Err(_) => return Outcome::ResetGuest,
+        let Ok(written) = self.move_to_host(socket) else {
+            return Outcome::ResetGuest;
         };
         let worth_telling = self.grow_window(pool, written);
-        let more = match self.to_guest(stack, pool, socket) {
-            Ok(more) => more,
-            Err(_) => return Outcome::ResetGuest,
+        let Ok(more) = self.move_to_guest(stack, pool, socket) else {
+            return Outcome::ResetGuest;
         };
         self.acknowledge(stack, worth_telling);
         if self.is_finished() {
@@ -214,7 +217,7 @@ impl Join {
     }
 
     /// Writes queued data to the host; then its end. Returns the bytes written.
-    fn to_host(&mut self, socket: &OwnedFd) -> Result<usize, Errno> {
+    fn move_to_host(&mut self, socket: &OwnedFd) -> Result<usize, Errno> {
         let mut total = 0;
         let mut rx = self.connection.rx();
         while self.host.writable && rx.bytes > 0 {
@@ -256,7 +259,7 @@ impl Join {
 
     /// Reads from the host what the guest has room for; then its end. True when
     /// there may be more and this round's share is used up.
-    fn to_guest(
+    fn move_to_guest(
         &mut self,
         stack: &mut Stack<Egress>,
         pool: &Rc<Pool>,
@@ -287,8 +290,9 @@ impl Join {
                 Ok(0) => self.host.ended = true,
                 Ok(n) => {
                     // Edge-triggered: a short read has emptied the socket, and
-                    // what comes later is a new edge.
-                    self.host.readable = n == room;
+                    // what comes later is a new edge. An end that came already
+                    // is none: it is there to be read.
+                    self.host.readable = n == room || self.host.ending;
                     let chunk = chunk.fitted(n);
                     if !self.connection.write(stack, &chunk, n) {
                         return Err(Errno::ENOBUFS); // room() said yes: lwIP is out of memory

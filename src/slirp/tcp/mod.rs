@@ -41,7 +41,7 @@ use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
 use super::flow::{FlowKey, Slots, Table, Token};
-use super::lwip::{Ingress, TimeWait};
+use super::lwip::{End, FrameBuf, Ingress, TimeWait};
 use super::packet::{IpPacket, TcpHeader};
 use super::reactor::Readiness;
 use crate::policy::{Protocol, Verdict};
@@ -56,11 +56,15 @@ pub(crate) const IDLE_ESTABLISHED: Duration = Duration::from_secs(2 * 3600 + 4 *
 /// Longest time a flow may be idle once one direction has closed.
 pub(crate) const IDLE_HALF_CLOSED: Duration = Duration::from_secs(120);
 
-/// A SYN that waits for the host.
+/// Least time between two looks at all flows for idle ones.
+const IDLE_SCAN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A SYN that waits for the host. It may carry data, so it counts towards the
+/// memory budget.
 #[derive(Debug)]
 struct HeldSyn {
     /// The IP packet, without padding.
-    packet: Box<[u8]>,
+    packet: FrameBuf,
     /// Where its TCP header is.
     tcp: usize,
 }
@@ -151,7 +155,12 @@ impl Tcp {
         let remote = SocketAddr::new(arrival.ip.destination, arrival.header.destination);
         let key = FlowKey::new(guest, remote);
         if let Some(&token) = self.index.get(&key) {
-            return self.input_known(core, token, arrival, segment);
+            if !(arrival.header.is_open() && self.is_over(token)) {
+                return self.input_known(core, token, arrival, segment);
+            }
+            // The guest uses the port again. The old flow, which may still owe
+            // the host data, ends by itself.
+            self.index.remove(&key);
         }
         match self.time_waits.answer(&key, &arrival.header, core.now) {
             Answer::Acknowledge(state) => {
@@ -167,6 +176,14 @@ impl Tcp {
         }
     }
 
+    /// True when a flow's connection with the guest has ended.
+    fn is_over(&mut self, token: Token) -> bool {
+        matches!(
+            self.flows.get_mut(token),
+            Some(Flow { phase: Phase::Joined(join), .. }) if join.connection.end().is_some()
+        )
+    }
+
     fn input_known(
         &mut self,
         core: &mut Core,
@@ -179,12 +196,22 @@ impl Tcp {
         };
         flow.active = core.now;
         match &mut flow.phase {
-            Phase::Connecting(held) if arrival.header.is_open() => *held = hold(arrival),
+            Phase::Connecting(held) if arrival.header.is_open() => *held = hold(core, arrival),
             // The guest gave up.
             Phase::Connecting(_) if arrival.header.has(super::packet::tcp_flags::RST) => {
                 self.remove(token);
             }
             Phase::Connecting(_) => {}
+            // The guest is done with the connection, the host not yet with its
+            // data: answered as in TIME-WAIT.
+            Phase::Joined(join) if join.connection.end() == Some(End::Closed) => {
+                if let Some(state) = join.connection.time_wait()
+                    && let Answer::Acknowledge(state) = time_wait::answer(state, &arrival.header)
+                {
+                    let (guest, remote) = (flow.key.guest(), flow.key.remote());
+                    core.egress().packet(&acknowledgement(guest, remote, state));
+                }
+            }
             Phase::Joined(join) => {
                 if !flow.keepalive && join.connection.is_keepalive(&arrival.header) {
                     flow.keepalive = SockRef::from(&flow.socket).set_keepalive(true).is_ok();
@@ -213,7 +240,7 @@ impl Tcp {
                 .map(|socket| (socket, Progress::Connected)),
             Verdict::Connect(to) => core.sockets.connect_tcp(to),
         };
-        let held = hold(arrival);
+        let held = hold(core, arrival);
         match opened {
             Ok((socket, progress)) => self.begin(core, key, socket, held, progress),
             Err(error) => failed(core, key, held, error.raw_os_error()),
@@ -259,13 +286,18 @@ impl Tcp {
         };
         match &mut flow.phase {
             Phase::Joined(join) => {
-                join.host_ready(ready.readable, ready.writable);
+                join.host_ready(ready);
                 self.mark(token);
             }
             Phase::Connecting(_) if ready.writable => {
-                let error = SockRef::from(&flow.socket)
-                    .take_error()
-                    .unwrap_or_else(Some);
+                // Writable without an error: connected, no need to ask.
+                let error = if ready.error {
+                    SockRef::from(&flow.socket)
+                        .take_error()
+                        .unwrap_or_else(Some)
+                } else {
+                    None
+                };
                 match error {
                     None => self.connected(core, token),
                     Some(error) => {
@@ -375,7 +407,10 @@ impl Tcp {
 
     fn remove(&mut self, token: Token) -> Option<Flow> {
         let flow = self.flows.remove(token)?;
-        self.index.remove(&flow.key);
+        // The port may be in use again already.
+        if self.index.get(&flow.key) == Some(&token) {
+            self.index.remove(&flow.key);
+        }
         Some(flow)
     }
 
@@ -418,7 +453,8 @@ impl Tcp {
                 next = Some(next.map_or(limit, |n: Instant| n.min(limit)));
             }
         }
-        self.next_idle_scan = next;
+        // Flows that run out one shortly after the other do not make a scan each.
+        self.next_idle_scan = next.map(|at| at.max(now + IDLE_SCAN_INTERVAL));
         for token in idle {
             self.reset(token);
         }
@@ -465,11 +501,11 @@ pub(crate) enum Progress {
     Pending,
 }
 
-fn hold(arrival: &Arrival<'_>) -> HeldSyn {
+fn hold(core: &Core, arrival: &Arrival<'_>) -> HeldSyn {
     let packet = arrival.ip.packet.clone();
     let tcp = arrival.ip.payload.start - packet.start;
     HeldSyn {
-        packet: arrival.bytes[packet].into(),
+        packet: core.pool.copy_of(&arrival.bytes[packet]),
         tcp,
     }
 }
@@ -477,8 +513,9 @@ fn hold(arrival: &Arrival<'_>) -> HeldSyn {
 impl HeldSyn {
     fn ingress(&self, core: &Core, key: FlowKey) -> Ingress {
         // An IP packet has at most 65535 bytes.
-        let len = u16::try_from(self.packet.len() - self.tcp).unwrap_or(u16::MAX);
-        let frame = core.pool.copy_of(&self.packet);
+        let packet = self.packet.bytes();
+        let len = u16::try_from(packet.len() - self.tcp).unwrap_or(u16::MAX);
+        let frame = core.pool.copy_of(packet);
         let (guest, remote): (IpAddr, IpAddr) = (key.guest().ip(), key.remote().ip());
         Ingress {
             frame,
@@ -499,7 +536,7 @@ fn failed(core: &mut Core, key: FlowKey, held: HeldSyn, errno: Option<i32>) {
         }
         Errno::ETIMEDOUT => {}
         errno => match Problem::from_errno(errno) {
-            Some(problem) => core.problem(problem, &held.packet),
+            Some(problem) => core.problem(problem, held.packet.bytes()),
             None => core.drop(DropReason::HostSocket),
         },
     }

@@ -57,21 +57,11 @@ impl TimeWaits {
         let Some(&(_, state)) = self.connections.get(key) else {
             return Answer::Unknown;
         };
-        if segment.has(tcp_flags::RST) {
-            return Answer::Ignore; // RFC 1337
+        let answer = answer(state, segment);
+        if answer == Answer::Open {
+            self.connections.remove(key);
         }
-        if segment.is_open() {
-            let beyond = segment.sequence.wrapping_sub(state.rcv_nxt) < 1 << 31;
-            if beyond {
-                self.connections.remove(key);
-                return Answer::Open;
-            }
-            return Answer::Acknowledge(state);
-        }
-        if segment.has(tcp_flags::FIN) || segment.payload > 0 {
-            return Answer::Acknowledge(state);
-        }
-        Answer::Ignore
+        answer
     }
 
     fn expire(&mut self, now: Instant) {
@@ -96,6 +86,25 @@ impl TimeWaits {
             self.connections.remove(&key);
         }
     }
+}
+
+/// What a segment to a connection in TIME-WAIT calls for.
+pub(super) fn answer(state: TimeWait, segment: &TcpHeader) -> Answer {
+    if segment.has(tcp_flags::RST) {
+        return Answer::Ignore; // RFC 1337
+    }
+    if segment.is_open() {
+        let beyond = segment.sequence.wrapping_sub(state.rcv_nxt) < 1 << 31;
+        return if beyond {
+            Answer::Open
+        } else {
+            Answer::Acknowledge(state)
+        };
+    }
+    if segment.has(tcp_flags::FIN) || segment.payload > 0 {
+        return Answer::Acknowledge(state);
+    }
+    Answer::Ignore
 }
 
 #[cfg(test)]

@@ -1,0 +1,20 @@
+//! The translation core against an independent TCP/IP peer, in memory, on
+//! virtual time.
+//!
+//! lwIP's state is global, so every test needs a process of its own: run these
+//! with `cargo nextest run --test stack`.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod close;
+mod handshake;
+mod host;
+mod idle;
+mod ip;
+mod loss;
+mod many;
+mod odd;
+mod pressure;
+mod raw;
+mod udp;
+mod world;
