@@ -394,6 +394,28 @@ fn a_big_answer_and_its_end_in_one_go() {
 }
 
 #[test]
+fn data_and_end_right_behind_the_accept() {
+    // What completes the connect brings data and end with it.
+    let world = World::new();
+    let _server = world.remote.serve(&format!(
+        "l = listen({PORT})
+ready()
+while True:
+    s = l.accept()[0]
+    s.send(b'greeting')
+    s.close()"
+    ));
+    let _gw = Gw::attach(&world, &[]);
+    for address in [REMOTE4, REMOTE6] {
+        world.guest.py(&format!(
+            "for i in range(100):
+    with connect({address:?}, {PORT}) as s:
+        assert s.recv(100, MSG_WAITALL) == b'greeting'"
+        ));
+    }
+}
+
+#[test]
 fn a_reset_by_the_remote_reaches_the_guest() {
     let world = World::new();
     let _server = world.remote.serve(&format!(
