@@ -403,7 +403,8 @@ ready()
 while True:
     s = l.accept()[0]
     s.send(b'greeting')
-    s.close()"
+    s.shutdown(SHUT_WR)
+    s.recv(1)"
     ));
     let _gw = Gw::attach(&world, &[]);
     for address in [REMOTE4, REMOTE6] {
