@@ -395,23 +395,32 @@ fn a_big_answer_and_its_end_in_one_go() {
 
 #[test]
 fn data_and_end_right_behind_the_accept() {
-    // What completes the connect brings data and end with it.
+    // What completes the connect brings data and end with it; many at once, so
+    // that the gateway is busy while the remote greets.
     let world = World::new();
     let _server = world.remote.serve(&format!(
         "l = listen({PORT})
 ready()
+keep = []
 while True:
     s = l.accept()[0]
     s.send(b'greeting')
     s.shutdown(SHUT_WR)
-    s.recv(1)"
+    keep.append(s)"
     ));
     let _gw = Gw::attach(&world, &[]);
     for address in [REMOTE4, REMOTE6] {
         world.guest.py(&format!(
-            "for i in range(100):
-    with connect({address:?}, {PORT}) as s:
-        assert s.recv(100, MSG_WAITALL) == b'greeting'"
+            "for round in range(5):
+    clients = [tcp({address:?}) for _ in range(60)]
+    for s in clients:
+        s.setblocking(False)
+        s.connect_ex(({address:?}, {PORT}))
+    for i, s in enumerate(clients):
+        s.settimeout(5)
+        got = s.recv(100, MSG_WAITALL)
+        assert got == b'greeting', (round, i, got)
+        s.close()"
         ));
     }
 }
