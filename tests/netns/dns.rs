@@ -1,5 +1,7 @@
 //! The resolver at .3: every record type, errors, fail-over, search, names.
 
+use std::time::Duration;
+
 use crate::harness::peer::{dns_server, tcp_server};
 use crate::harness::{
     DNS4, DNS6, Finished, GATEWAY4, GATEWAY6, Gw, PATIENCE, REMOTE4, Running, World, eventually,
@@ -396,4 +398,24 @@ for attempt in range(3):
     except timeout: pass
 assert not left, left"
     ));
+}
+
+#[test]
+fn queries_without_an_answer_are_bounded() {
+    let (world, _server, gw) = scripted(&[]);
+    let (memory, descriptors) = (gw.resident_kib(), gw.descriptors());
+    world.guest.py(&format!(
+        "s = udp({DNS4:?}, connected=53)
+for i in range(5000):
+    name = dns_name(f'silent.n{{i}}.example')
+    s.send(struct.pack('!HHHHHH', i, 0x100, 1, 0, 0, 0) + name + b'\\0\\1\\0\\1')"
+    ));
+    let grown = gw.resident_kib().saturating_sub(memory);
+    assert!(grown < 64 << 10, "grew by {grown} KiB");
+    let opened = gw.descriptors().saturating_sub(descriptors);
+    assert!(opened < 2100, "opened {opened} descriptors");
+    eventually("answers again", Duration::from_secs(20), || {
+        let query = format!("dig +tries=1 +time=2 +short @{DNS4} www.example A");
+        (world.guest.sh(&query).stdout.trim() == ANSWER).then_some(())
+    });
 }

@@ -179,6 +179,9 @@ for i in range(30000):
     still_works(&world);
     let grown = gw.resident_kib().saturating_sub(before);
     assert!(grown < 48 << 10, "grew by {grown} KiB");
+    // A guest must not be able to fill the host's log.
+    let log = gw.stderr().len();
+    assert!(log < 64 << 10, "{log} bytes of log");
 }
 
 #[test]

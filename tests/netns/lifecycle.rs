@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::harness::peer::tcp_server;
+use crate::harness::peer::{tcp_server, udp_echo};
 use crate::harness::{
     ALT4, GATEWAY4, GATEWAY6, GUEST4, GUEST6, Gw, HOST4, Launch, PATIENCE, REMOTE4, REMOTE6, World,
     eventually, gw_binary, require,
@@ -456,6 +456,28 @@ fn the_hosts_loopback_opens_for_some_ports_only() {
     }
     for said in from_loopback(&world, 8011) {
         assert!(said.starts_with('E'), "port 8011 answered {said}");
+    }
+}
+
+#[test]
+fn the_hosts_loopback_over_udp() {
+    let world = World::new();
+    let _server = udp_echo(&world.outer, 7001);
+    let gw = Gw::attach(&world, &[]);
+    let ask = |address: &str| {
+        world.guest.py(&format!(
+            "s = udp({address:?}, connected=7001, timeout=2)
+s.send(b'hello')
+print(outcome(lambda: s.recv(9).decode()))"
+        ))
+    };
+    for address in [GATEWAY4, GATEWAY6] {
+        assert_ne!(ask(address), "hello");
+    }
+    gw.terminate();
+    let _gw = Gw::attach(&world, &["--host-loopback", "7001"]);
+    for address in [GATEWAY4, GATEWAY6] {
+        assert_eq!(ask(address), "hello");
     }
 }
 

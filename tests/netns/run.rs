@@ -417,3 +417,23 @@ assert got.returncode == 9 and b'from' in got.stdout and b'sh' in got.stdout, go
         gw = gw_binary().display().to_string(),
     ));
 }
+
+#[test]
+fn speedtest_needs_nothing_else() {
+    // Not even the host's own network: only loopback is there.
+    let world = World::new();
+    world.outer.ok("ip link del veth0");
+    let args = ["speedtest", "--duration", "0.2", "--json"];
+    let check = |finished: Finished| {
+        let json = finished.success().stdout;
+        assert!(json.trim_start().starts_with('{'), "{json}");
+        world
+            .outer
+            .py(&format!("import json; assert json.loads({json:?})"));
+    };
+    check(Launch::new(&world.outer, &args).run());
+    check(Launch::new(&world.outer, &[&args[..], &["--ipv6"]].concat()).run());
+    if world.allow_nobody() {
+        check(Launch::new(&world.outer, &args).by_nobody().run());
+    }
+}

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::harness::peer::tcp_server;
 use crate::harness::{
-    ALT4, BLACK_HOLE4, BLACK_HOLE6, GATEWAY4, Gw, NO_HOST4, NO_HOST6, NO_NET4, NO_NET6, PATIENCE,
-    REMOTE4, REMOTE6, World, eventually, require,
+    ALT4, BLACK_HOLE4, BLACK_HOLE6, GATEWAY4, Gw, Launch, NO_HOST4, NO_HOST6, NO_NET4, NO_NET6,
+    PATIENCE, REMOTE4, REMOTE6, World, eventually, require,
 };
 
 const PORT: u16 = 7000;
@@ -390,6 +390,38 @@ fn a_big_answer_and_its_end_in_one_go() {
         world
             .guest
             .py(&format!("download({REMOTE4:?}, {PORT}, {bytes})"));
+    }
+}
+
+#[test]
+fn data_and_end_right_behind_the_accept() {
+    // What completes the connect brings data and end with it; many at once, so
+    // that the gateway is busy while the remote greets.
+    let world = World::new();
+    let _server = world.remote.serve(&format!(
+        "l = listen({PORT})
+ready()
+keep = []
+while True:
+    s = l.accept()[0]
+    s.send(b'greeting')
+    s.shutdown(SHUT_WR)
+    keep.append(s)"
+    ));
+    let _gw = Gw::attach(&world, &[]);
+    for address in [REMOTE4, REMOTE6] {
+        world.guest.py(&format!(
+            "for round in range(5):
+    clients = [tcp({address:?}) for _ in range(60)]
+    for s in clients:
+        s.setblocking(False)
+        s.connect_ex(({address:?}, {PORT}))
+    for i, s in enumerate(clients):
+        s.settimeout(5)
+        got = s.recv(100, MSG_WAITALL)
+        assert got == b'greeting', (round, i, got)
+        s.close()"
+        ));
     }
 }
 
@@ -990,4 +1022,80 @@ fn tcp_traceroute_gets_there() {
         "traceroute -n -T -p {PORT} -q 1 -w 2 -m 5 {REMOTE4}"
     ));
     run.success().says(REMOTE4);
+}
+
+#[test]
+fn the_memory_budget_holds_for_all_flows_together() {
+    served!(world, gw, &["--memory", "16M"]);
+    let before = gw.resident_kib();
+    let _stalled = world.guest.serve(&format!(
+        "clients = []
+for i in range(100):
+    s = connect([{REMOTE4:?}, {REMOTE6:?}][i % 2], {PORT})
+    s.sendall(b'get {}\\n')
+    clients.append(s)
+ready()
+time.sleep(25)",
+        1u64 << 30
+    ));
+    settle(&world.remote);
+    // What the budget does not count: each flow's small change and the heap's
+    // own waste.
+    let grown = gw.peak_kib().saturating_sub(before);
+    assert!(grown < 40 << 10, "grew by {grown} KiB");
+    world
+        .guest
+        .py(&format!("download({REMOTE4:?}, {PORT}, 1000000)"));
+}
+
+#[test]
+fn a_flood_of_opening_segments_is_bounded() {
+    served!(world, gw, &[]);
+    let before = gw.resident_kib();
+    world.guest.py(&format!(
+        "e = Ether()
+mac = e.gateway_mac()
+me, to = '10.0.2.100', {BLACK_HOLE4:?}
+for i in range(30000):
+    head = struct.pack('!HHIIBBHHH', 1024 + i, 80 + i % 5, i, 0, 0x50, 2, 65535, 0, 0)
+    pseudo = inet_aton(me) + inet_aton(to) + struct.pack('!BBH', 0, 6, len(head))
+    total = checksum(pseudo + head)
+    e.send(mac, 0x800, ipv4(me, to, 6, head[:16] + struct.pack('!H', total) + head[18:]))"
+    ));
+    let grown = gw.resident_kib().saturating_sub(before);
+    assert!(grown < 64 << 10, "grew by {grown} KiB");
+    world
+        .guest
+        .py(&format!("download({REMOTE6:?}, {PORT}, 1000000)"));
+}
+
+#[test]
+fn running_out_of_descriptors_is_survived() {
+    let world = World::new();
+    let _server = tcp_server(&world.remote, PORT);
+    let _gw = Launch::netns(&world.outer, &world.guest, &[])
+        .prefix(&[
+            "sh",
+            "-c",
+            "ulimit -Sn 600; ulimit -Hn 600; exec \"$@\"",
+            "sh",
+        ])
+        .start();
+    world.guest.py(&format!(
+        "raise_limits()
+clients = []
+for i in range(900):
+    s = tcp()
+    s.setblocking(False)
+    s.connect_ex(({REMOTE4:?}, {PORT}))
+    clients.append(s)
+time.sleep(0.5)
+for s in clients: s.close()"
+    ));
+    eventually("connections to work again", PATIENCE, || {
+        let run = world
+            .guest
+            .python(&format!("download({REMOTE4:?}, {PORT}, 100000, timeout=2)"));
+        run.status.success().then_some(())
+    });
 }
