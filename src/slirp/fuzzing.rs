@@ -31,8 +31,12 @@ pub fn reassemble(packets: &[&[u8]]) {
     for bytes in packets {
         now += Duration::from_secs(1);
         longest += bytes.len();
-        let Ok(ip) = IpPacket::parse(bytes, 0) else { continue };
-        let Some(fragment) = ip.fragment else { continue };
+        let Ok(ip) = IpPacket::parse(bytes, 0) else {
+            continue;
+        };
+        let Some(fragment) = ip.fragment else {
+            continue;
+        };
         if let Ok(Some(whole)) = table.input(bytes, &ip, fragment, now) {
             assert!(whole.len() <= longest, "made out of nothing");
             assert!(IpPacket::parse(&whole, 0).is_ok(), "no packet");
