@@ -89,7 +89,7 @@ pub(crate) enum Command {
         override_usage = "gw run [OPTIONS] [-- CMD ARGS...]",
         max_term_width = 100
     )]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Measures the gateway on this machine; needs nothing else and no network
     #[command(max_term_width = 100)]
     Speedtest(SpeedtestArgs),
