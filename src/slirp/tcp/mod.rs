@@ -263,7 +263,15 @@ impl Tcp {
             Phase::Connecting(_) if ready.writable => {
                 let error = SockRef::from(&flow.socket).take_error().unwrap_or_else(Some);
                 match error {
-                    None => self.connected(core, token),
+                    None => {
+                        self.connected(core, token);
+                        // The same event may tell of data and of their end.
+                        if let Some(Flow { phase: Phase::Joined(join), .. }) =
+                            self.flows.get_mut(token)
+                        {
+                            join.host_ready(ready);
+                        }
+                    }
                     Some(error) => {
                         if let Some(Flow { key, phase: Phase::Connecting(held), .. }) =
                             self.remove(token)
