@@ -83,7 +83,11 @@ impl World {
         let sink = Sink::default();
         let last = std::rc::Rc::clone(&sink.last);
         let parts = Parts {
-            policy: Policy { plan: plan(), host_loopback: open, dns: true },
+            policy: Policy {
+                plan: plan(),
+                host_loopback: open,
+                dns: true,
+            },
             plan: plan(),
             forward_echo: false,
             sockets: HostSockets::default(),
@@ -91,9 +95,16 @@ impl World {
             descriptors: 600,
             uso: true,
             outlet: Box::new(sink),
-            local: Box::new(Neighbours(Neighbourhood::new(NeighbourhoodConfig::new(plan()), now))),
+            local: Box::new(Neighbours(Neighbourhood::new(
+                NeighbourhoodConfig::new(plan()),
+                now,
+            ))),
         };
-        Self { slirp: Slirp::new(parts, now).expect("the only one"), now, last }
+        Self {
+            slirp: Slirp::new(parts, now).expect("the only one"),
+            now,
+            last,
+        }
     }
 
     pub fn feed(&mut self, frame: &[u8], offload: &Offload) {
@@ -142,14 +153,15 @@ pub fn sum(parts: &[&[u8]]) -> u16 {
 #[allow(dead_code)]
 pub fn fix(frame: &mut [u8]) -> Option<()> {
     let packet = frame.get_mut(14..)?;
-    let (addresses, protocol, start, end): (Vec<u8>, u8, usize, usize) = match packet.first()? >> 4 {
+    let (addresses, protocol, start, end): (Vec<u8>, u8, usize, usize) = match packet.first()? >> 4
+    {
         4 => {
             let header = usize::from(packet[0] & 15) * 4;
             packet.get_mut(10..12)?.fill(0);
             let sum = sum(&[packet.get(..header)?]);
             packet[10..12].copy_from_slice(&sum.to_be_bytes());
             let end = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
-            (packet[12..20].to_vec(), packet[9], header, end)
+            (packet.get(12..20)?.to_vec(), packet[9], header, end)
         }
         6 => {
             let end = 40 + usize::from(u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]));
@@ -167,7 +179,11 @@ pub fn fix(frame: &mut [u8]) -> Option<()> {
     transport.get_mut(field..field + 2)?.fill(0);
     let len = (transport.len() as u32).to_be_bytes();
     let pseudo = [&addresses[..], &len, &[0, 0, 0, protocol]].concat();
-    let sum = if protocol == 1 { sum(&[transport]) } else { sum(&[&pseudo, transport]) };
+    let sum = if protocol == 1 {
+        sum(&[transport])
+    } else {
+        sum(&[&pseudo, transport])
+    };
     transport[field..field + 2].copy_from_slice(&sum.to_be_bytes());
     Some(())
 }

@@ -1,6 +1,7 @@
 //! ARP, neighbour discovery, router solicitations, DHCP and DHCPv6.
 #![no_main]
 
+#[allow(dead_code, reason = "the gateway in memory is not needed here")]
 mod common;
 
 use std::time::{Duration, Instant};
@@ -24,8 +25,11 @@ libfuzzer_sys::fuzz_target!(|inputs: Vec<Input>| {
         if input.mend {
             let _ = common::fix(&mut input.frame);
         }
-        let sum =
-            if input.vouched { TransportChecksum::Vouched } else { TransportChecksum::Verify };
+        let sum = if input.vouched {
+            TransportChecksum::Vouched
+        } else {
+            TransportChecksum::Verify
+        };
         let before = out.len();
         neighbourhood.handle(now, &input.frame, sum, &mut out);
         assert!(out.len() <= before + 1, "more than one answer");

@@ -21,8 +21,10 @@ enum Packet {
 }
 
 fn sum(header: &[u8]) -> u16 {
-    let mut sum: u32 =
-        header.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+    let mut sum: u32 = header
+        .chunks(2)
+        .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
+        .sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -1,6 +1,7 @@
 //! Queries of guests, by datagram and stream. The only server refuses at once.
 #![no_main]
 
+#[allow(dead_code, reason = "the gateway in memory is not needed here")]
 mod common;
 
 use std::time::Duration;
@@ -31,7 +32,10 @@ libfuzzer_sys::fuzz_target!(|query: &[u8]| {
         for transport in [Transport::Udp, Transport::Tcp] {
             let answer = runtime.block_on(resolver.answer(query, transport));
             if let Some(answer) = answer {
-                assert!(answer.len() >= 12 && answer[..2] == query[..2], "not an answer to it");
+                assert!(
+                    answer.len() >= 12 && answer[..2] == query[..2],
+                    "not an answer to it"
+                );
             }
         }
     });

@@ -8,7 +8,9 @@ use gw::tap::segment::Segmenter;
 use gw::tap::{Medium, fuzz_vnet};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let Some((offload, frame)) = fuzz_vnet(bytes) else { return };
+    let Some((offload, frame)) = fuzz_vnet(bytes) else {
+        return;
+    };
     if let Checksum::Partial { start, offset } = offload.checksum {
         assert!(usize::from(start) + usize::from(offset) + 2 <= frame.len());
     }

@@ -38,7 +38,9 @@ fn mend(frame: &mut [u8], dns: bool) -> Option<()> {
         frame[12..14].copy_from_slice(&[8, 0]);
         let len = u16::try_from(frame.len() - 14).ok()?;
         frame.get_mut(16..18)?.copy_from_slice(&len.to_be_bytes());
-        frame.get_mut(26..34)?.copy_from_slice(&[10, 0, 2, 100, 10, 0, 2, host]);
+        frame
+            .get_mut(26..34)?
+            .copy_from_slice(&[10, 0, 2, 100, 10, 0, 2, host]);
     } else {
         frame[14] = 0x60 | frame[14] & 15;
         frame[12..14].copy_from_slice(&[0x86, 0xdd]);
@@ -74,7 +76,11 @@ libfuzzer_sys::fuzz_target!(|inputs: Vec<Input>| {
                 size,
                 header_len: 54,
             });
-            let checksum = if input.valid { Checksum::Valid } else { Checksum::Complete };
+            let checksum = if input.valid {
+                Checksum::Valid
+            } else {
+                Checksum::Complete
+            };
             world.feed(&input.frame, &Offload { checksum, gso });
             world.turn(Duration::from_millis(input.wait_ms.into()));
         }

@@ -18,13 +18,31 @@ use gw::policy::HostLoopback;
 #[derive(Debug, Arbitrary)]
 enum Step {
     /// A segment; numbers are relative to the right ones.
-    Segment { flags: u8, seq: i32, ack: i32, len: u16, window: u16, moves: bool },
+    Segment {
+        flags: u8,
+        seq: i32,
+        ack: i32,
+        len: u16,
+        window: u16,
+        moves: bool,
+    },
     /// Any options instead of sane ones, in a SYN.
-    Syn { seq: i16, options: Vec<u8>, window: u16, len: u16 },
+    Syn {
+        seq: i16,
+        options: Vec<u8>,
+        window: u16,
+        len: u16,
+    },
     /// Acknowledges all that came.
-    Acknowledge { window: u16 },
-    Wait { ms: u16 },
-    HostWrites { len: u16 },
+    Acknowledge {
+        window: u16,
+    },
+    Wait {
+        ms: u16,
+    },
+    HostWrites {
+        len: u16,
+    },
     HostReads,
     HostShuts,
     HostCloses,
@@ -47,9 +65,17 @@ impl Host {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("non-blocking");
         let port = listener.local_addr().expect("bound").port();
-        let range = gw::policy::PortRange { first: port, last: port };
+        let range = gw::policy::PortRange {
+            first: port,
+            last: port,
+        };
         let world = World::new(HostLoopback::Ports(vec![range]));
-        Self { world, listener, port, next_port: 1024 }
+        Self {
+            world,
+            listener,
+            port,
+            next_port: 1024,
+        }
     }
 }
 
@@ -62,7 +88,16 @@ struct Guest {
 }
 
 impl Guest {
-    fn frame(&self, to: u16, flags: u8, seq: i32, ack: i32, window: u16, options: &[u8], len: usize) -> Vec<u8> {
+    fn frame(
+        &self,
+        to: u16,
+        flags: u8,
+        seq: i32,
+        ack: i32,
+        window: u16,
+        options: &[u8],
+        len: usize,
+    ) -> Vec<u8> {
         let options = &options[..options.len().min(40) & !3];
         let header = 20 + options.len();
         let total = u16::try_from(20 + header + len).unwrap_or(u16::MAX);
@@ -101,7 +136,11 @@ const SANE: [u8; 12] = [2, 4, 5, 180, 4, 2, 3, 3, 7, 1, 1, 1];
 libfuzzer_sys::fuzz_target!(|steps: Vec<Step>| {
     HOST.with_borrow_mut(|host| {
         host.next_port = host.next_port.checked_add(1).unwrap_or(1024);
-        let mut guest = Guest { port: host.next_port, seq: 5000, ack: 0 };
+        let mut guest = Guest {
+            port: host.next_port,
+            seq: 5000,
+            ack: 0,
+        };
         let (to, world) = (host.port, &mut host.world);
         let open = guest.frame(to, 2, 0, 0, 65535, &SANE, 0);
         if !matches!(steps.first(), Some(Step::Syn { .. })) {
@@ -120,15 +159,33 @@ libfuzzer_sys::fuzz_target!(|steps: Vec<Step>| {
             let last = world.last.borrow().clone();
             guest.learn(&last);
             match step {
-                Step::Segment { flags, seq, ack, len, window, moves } => {
-                    let flags = if flags & 0xc0 == 0 { flags } else { flags & 0x3f | 0x10 };
+                Step::Segment {
+                    flags,
+                    seq,
+                    ack,
+                    len,
+                    window,
+                    moves,
+                } => {
+                    let flags = if flags & 0xc0 == 0 {
+                        flags
+                    } else {
+                        flags & 0x3f | 0x10
+                    };
                     let frame = guest.frame(to, flags, seq, ack, window, &[], len.into());
                     world.feed(&frame, &Offload::default());
                     if moves {
-                        guest.seq = guest.seq.wrapping_add(u32::from(len) + u32::from(flags & 1));
+                        guest.seq = guest
+                            .seq
+                            .wrapping_add(u32::from(len) + u32::from(flags & 1));
                     }
                 }
-                Step::Syn { seq, options, window, len } => {
+                Step::Syn {
+                    seq,
+                    options,
+                    window,
+                    len,
+                } => {
                     let frame = guest.frame(to, 2, seq.into(), 0, window, &options, len.into());
                     world.feed(&frame, &Offload::default());
                 }
@@ -144,7 +201,9 @@ libfuzzer_sys::fuzz_target!(|steps: Vec<Step>| {
                     let _ = stream.as_mut().map(|s| s.read(&mut [0; 65536]));
                 }
                 Step::HostShuts => {
-                    let _ = stream.as_ref().map(|s| s.shutdown(std::net::Shutdown::Write));
+                    let _ = stream
+                        .as_ref()
+                        .map(|s| s.shutdown(std::net::Shutdown::Write));
                 }
                 // Unread bytes make it a reset.
                 Step::HostCloses | Step::HostResets => drop(stream.take()),

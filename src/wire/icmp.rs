@@ -134,6 +134,15 @@ pub fn may_answer(packet: &[u8]) -> bool {
     let Ok(sliced) = LaxSlicedPacket::from_ip(packet) else {
         return false;
     };
+    // Where extension headers are cut short or out of order, etherparse's
+    // iterator over them (0.21) reads beyond the packet: not to be used then.
+    if sliced
+        .stop_err
+        .as_ref()
+        .is_some_and(|(_, layer)| is_extension(*layer))
+    {
+        return false;
+    }
     let Some(payload) = sliced.ip_payload() else {
         return false;
     };
@@ -159,6 +168,19 @@ pub fn may_answer(packet: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+const fn is_extension(layer: etherparse::err::Layer) -> bool {
+    use etherparse::err::Layer;
+    matches!(
+        layer,
+        Layer::Ipv6ExtHeader
+            | Layer::Ipv6HopByHopHeader
+            | Layer::Ipv6DestOptionsHeader
+            | Layer::Ipv6RouteHeader
+            | Layer::Ipv6FragHeader
+            | Layer::IpAuthHeader
+    )
 }
 
 const fn is_v4_query(icmp_type: u8) -> bool {

@@ -84,6 +84,11 @@ struct Header {
     pool: Rc<Pool>,
 }
 
+/// Bytes behind every buffer's own, zero and never written. lwIP reads the
+/// length of a TCP option before it compares with the end of the header
+/// (`tcp_parseopt`): one byte beyond a segment whose last byte begins an option.
+const OVERREAD: usize = 4;
+
 /// Source of frame buffers and chunks.
 pub(crate) struct Pool {
     budget: Rc<Budget>,
@@ -101,7 +106,7 @@ impl fmt::Debug for Pool {
 
 fn layout(capacity: usize) -> Layout {
     // Both are far below isize::MAX: capacity is at most MAX_FRAME.
-    let bytes = size_of::<Header>() + capacity;
+    let bytes = size_of::<Header>() + capacity + OVERREAD;
     Layout::from_size_align(bytes, align_of::<Header>()).expect("a frame fits in memory")
 }
 
@@ -148,7 +153,7 @@ impl Pool {
         let Some(header) = NonNull::new(raw) else {
             handle_alloc_error(layout)
         };
-        self.budget.charge(layout.size());
+        self.budget.charge(size_of::<Header>() + capacity);
         // SAFETY: freshly allocated for a Header; all-zero is a valid
         // pbuf_custom (null pointers, numbers, no function).
         unsafe {

@@ -397,3 +397,18 @@ proptest! {
         prop_assert!(SlicedPacket::from_ip(&packet).is_ok());
     }
 }
+
+/// Found by fuzzing: fragment headers in a row, the last one cut short. A debug
+/// build of etherparse fails an assertion on it, a release build reads beyond.
+#[test]
+fn extension_headers_that_are_cut_short_are_not_answered() {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 8, 44, 1];
+    packet.extend([0xfd; 32]);
+    packet.extend([44, 0, 0, 1, 0, 0, 0, 9]);
+    for cut in [&[][..], &[44], &[44, 0, 0, 1], &[44, 0, 0, 1, 0, 0, 0]] {
+        let mut packet = packet.clone();
+        packet.extend_from_slice(cut);
+        packet[5] = u8::try_from(packet.len() - 40).expect("short");
+        assert!(!may_answer(&packet), "{cut:?}");
+    }
+}
