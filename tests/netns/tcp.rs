@@ -423,12 +423,12 @@ print(s.recv(100, MSG_WAITALL).decode())"
         });
     };
     host_socket("syn-sent");
-    gw.signal(Signal::SIGSTOP);
+    gw.pause();
     world
         .remote
         .ok("ip route add 192.0.2.0/24 dev veth0 src 192.0.2.1");
     host_socket("close-wait");
-    gw.signal(Signal::SIGCONT);
+    gw.resume();
     assert_eq!(client.done(), "greeting");
 }
 
