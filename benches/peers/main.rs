@@ -77,7 +77,7 @@ fn failure(error: &Error) -> ExitCode {
 
 /// Measures and reports.
 fn measure(options: &Options) -> Result<()> {
-    let scratch = std::env::temp_dir().join(format!("gw-peers-{}.pid", agent::monotonic_nanos()));
+    let pid_file = fence::scratch()?.join("pasta.pid");
     let mut candidates: Vec<Box<dyn Gateway>> = vec![
         Box::new(Gw {
             program: options
@@ -86,9 +86,7 @@ fn measure(options: &Options) -> Result<()> {
                 .unwrap_or_else(|| env!("CARGO_BIN_EXE_gw").into()),
         }),
         Box::new(Slirp4netns),
-        Box::new(Pasta {
-            pid_file: scratch.clone(),
-        }),
+        Box::new(Pasta { pid_file }),
     ];
     if options.baseline {
         candidates.push(Box::new(Baseline));
@@ -125,7 +123,6 @@ fn measure(options: &Options) -> Result<()> {
         }
     }
     run::run(&gateways, options, &mut results);
-    let _ = std::fs::remove_file(scratch);
     report(options, &results)
 }
 

@@ -82,6 +82,7 @@ pub(crate) struct Cli {
 
 /// What `gw` does other than attaching.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
 pub(crate) enum Command {
     /// Runs a command in a new user and network namespace, connected
     #[command(
@@ -89,7 +90,7 @@ pub(crate) enum Command {
         override_usage = "gw run [OPTIONS] [-- CMD ARGS...]",
         max_term_width = 100
     )]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Measures the gateway on this machine; needs nothing else and no network
     #[command(max_term_width = 100)]
     Speedtest(SpeedtestArgs),

@@ -142,3 +142,29 @@ fn runtime() -> Result<Runtime, Failure> {
         .build()
         .map_err(Failure::Runtime)
 }
+
+/// A door for the fuzz targets: reads `text` as every kind of value.
+#[doc(hidden)]
+pub fn fuzz_values(text: &str) {
+    let _ = values::netns(text);
+    let _ = values::ifname(text);
+    let _ = values::mtu(text);
+    let _ = values::cidr(text);
+    let _ = values::cidr6(text);
+    let _ = values::mac(text);
+    let _ = values::host_loopback(text);
+    let _ = values::outbound4(text);
+    let _ = values::outbound6(text);
+    let _ = values::dns(text);
+    let _ = values::search(text);
+    let _ = values::ndots(text);
+    let _ = values::host(text);
+    let _ = values::memory(text);
+    let _ = values::fd(text);
+}
+
+/// A door for the fuzz targets: reads a whole command line.
+#[doc(hidden)]
+pub fn fuzz_arguments(arguments: &[&str]) {
+    let _ = Cli::try_parse_from(std::iter::once(&"gw").chain(arguments));
+}

@@ -28,6 +28,8 @@ mod echo;
 mod egress;
 mod errqueue;
 mod flow;
+#[doc(hidden)]
+pub mod fuzzing;
 mod lwip;
 mod packet;
 mod reactor;

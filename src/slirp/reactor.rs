@@ -18,6 +18,9 @@ use super::flow::Token;
 /// Events taken from the kernel at once.
 const BATCH: usize = 256;
 
+/// Marks the timer among the events; 0 is a descriptor of the driver's.
+const TIMER: u64 = 1;
+
 /// What a descriptor became.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Readiness {
@@ -50,7 +53,7 @@ impl Reactor {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         // Edge-triggered: it need not be read, setting it anew is enough.
-        let expired = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
+        let expired = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TIMER);
         epoll.add(&timer, expired)?;
         Ok(Self {
             epoll,
@@ -111,6 +114,12 @@ impl Reactor {
             Err(e) => return Err(e.into()),
         };
         for event in &self.events[..count] {
+            if event.data() == TIMER {
+                // Perhaps later than this round's clock: it must be set anew
+                // even for a deadline that is still to come.
+                self.armed = None;
+                continue;
+            }
             let flags = event.events();
             let error = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
             let readable = error || flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);

@@ -83,3 +83,12 @@ pub trait Link: fmt::Debug {
     /// wire. Any other error means that this frame could not be sent.
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()>;
 }
+
+/// A door for the fuzz targets: reads a virtio network header in front of a
+/// frame, which must fit the frame when it is accepted.
+#[doc(hidden)]
+#[must_use]
+pub fn fuzz_vnet(bytes: &[u8]) -> Option<(Offload, &[u8])> {
+    let (header, frame) = bytes.split_first_chunk()?;
+    vnet::decode(*header, frame, Medium::Ethernet).map(|offload| (offload, frame))
+}

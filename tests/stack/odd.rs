@@ -237,7 +237,7 @@ fn a_window_that_shrinks_does_not_stall() {
         let known = usize::try_from(raw.ack.wrapping_sub(segment.seq)).unwrap();
         if known < segment.payload.len() {
             let new = &segment.payload[known..];
-            let most = if n % 3 == 0 {
+            let most = if n.is_multiple_of(3) {
                 new.len() / 2 + 1
             } else {
                 new.len()

@@ -109,6 +109,13 @@ pub enum DnsError {
     TooManySearchDomains(usize),
 }
 
+/// A door for the fuzz targets: reads a resolv.conf and the lists that follow
+/// from it.
+#[doc(hidden)]
+pub fn fuzz_resolv_conf(text: &[u8]) {
+    let _ = host_config::HostConfig::parse(text, DNS_PORT);
+}
+
 /// How a query came, and how its answer goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
