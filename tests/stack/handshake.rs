@@ -305,6 +305,36 @@ fn what_the_host_says_first_waits_for_the_handshake() {
     assert_eq!(greeting.payload, b"220 hello");
 }
 
+/// The host accepts, speaks and closes before the gateway looks: one event tells
+/// of the connection, the data and their end.
+#[test]
+fn an_end_that_comes_with_the_connection_is_not_lost() {
+    let host = Host::listen();
+    let mut world = World::raw(&Options::default());
+    let mut raw = Raw::new(40_000, host.gateway());
+    world.settle();
+    let frame = raw.frame(SYN, raw.seq, &[]);
+    world.feed(&frame, &gw::net::Offload::default());
+    raw.seq = raw.seq.wrapping_add(1);
+    let mut peer = loop {
+        if let Some(peer) = host.try_accept() {
+            break peer;
+        }
+    };
+    assert_eq!(write(&mut peer, b"bye"), 3);
+    drop(peer);
+    let answer = raw.next(&mut world);
+    assert!(answer.is(SYN | ACK), "{answer:?}");
+    raw.ack = answer.seq.wrapping_add(1);
+    raw.send(&mut world, ACK, &[]);
+    let (mut data, mut fin) = (Vec::new(), false);
+    while let Some(segment) = raw.within(&mut world, Duration::from_millis(50)) {
+        data.extend_from_slice(&segment.payload);
+        fin |= segment.flags & FIN != 0;
+    }
+    assert_eq!((data, fin), (b"bye".to_vec(), true));
+}
+
 #[test]
 fn a_segment_of_no_connection_is_reset() {
     let host = Host::listen();

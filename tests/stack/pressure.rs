@@ -178,6 +178,31 @@ fn an_exhausted_budget_is_survived() {
     world.assert_clean();
 }
 
+/// A guest that says nothing and a host that drips: what lwIP needs for each
+/// byte counts as well.
+#[test]
+fn dripping_bytes_are_charged_for_what_they_cost() {
+    let host = Host::listen();
+    let mut world = World::raw(&Options::default());
+    let mut raw = Raw::new(40_000, host.gateway());
+    raw.open(&mut world);
+    let mut peer = host.accept(&mut world);
+    for _ in 0..500 {
+        write(&mut peer, b"x");
+        world.settle();
+    }
+    let held = world.slirp.memory_used();
+    assert!(held >= 100 * 500 || held < 70_000, "{held}");
+    // And the other way: single bytes out of order are held in buffers.
+    let before = world.slirp.memory_used();
+    for n in 1..40u32 {
+        raw.send_at(&mut world, ACK, raw.seq.wrapping_add(2 * n), b"x");
+    }
+    world.settle();
+    let held = world.slirp.memory_used() - before;
+    assert!(held >= 39 * 64, "{held} bytes for 39 segments");
+}
+
 /// SYNs that carry data, to a destination that does not answer: what is kept of
 /// them counts.
 #[test]

@@ -9,8 +9,9 @@
 //!
 //! A [`Chunk`] holds bytes on the way to the guest until they are acknowledged.
 //!
-//! Both are charged to one [`Budget`]: the guest decides how much of both there
-//! is, so that it must be bounded for all flows together.
+//! Both are charged to one [`Budget`], with what they cost besides their bytes:
+//! the guest decides how much of both there is, and how small the pieces are, so
+//! that it must be bounded for all flows together.
 //!
 //! Everything here belongs to the thread that owns lwIP.
 
@@ -30,6 +31,10 @@ pub(crate) const CHUNK: usize = 65160;
 
 /// Pooled buffers and chunks that are kept when unused: one round's worth.
 const POOL_KEEP: usize = 64;
+
+/// What a chunk costs besides its bytes, roughly: lwIP's segment and buffers for
+/// it, the entry in the outbox. A host that sends byte by byte makes thousands.
+const CHUNK_OVERHEAD: usize = 256;
 
 /// A limit, in bytes, shared by everything that holds guest data.
 #[derive(Debug)]
@@ -119,7 +124,7 @@ impl Pool {
         let pooled = self.frames.borrow_mut().pop();
         match pooled {
             Some(header) => {
-                self.budget.charge(MAX_FRAME);
+                self.budget.charge(size_of::<Header>() + MAX_FRAME);
                 // SAFETY: a pooled header was initialised by `allocate`, and its
                 // `pool` was taken out when it was returned: write it anew.
                 unsafe { (&raw mut (*header.as_ptr()).pool).write(Rc::clone(self)) };
@@ -143,7 +148,7 @@ impl Pool {
         let Some(header) = NonNull::new(raw) else {
             handle_alloc_error(layout)
         };
-        self.budget.charge(capacity);
+        self.budget.charge(layout.size());
         // SAFETY: freshly allocated for a Header; all-zero is a valid
         // pbuf_custom (null pointers, numbers, no function).
         unsafe {
@@ -155,7 +160,7 @@ impl Pool {
 
     /// A chunk of up to [`CHUNK`] bytes to read into.
     pub(crate) fn chunk(self: &Rc<Self>) -> Chunk {
-        self.budget.charge(CHUNK);
+        self.budget.charge(CHUNK_OVERHEAD + CHUNK);
         let pooled = self.chunks.borrow_mut().pop();
         let bytes = pooled.unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice());
         Chunk {
@@ -258,7 +263,7 @@ unsafe extern "C" fn release(p: *mut pbuf) {
     unsafe {
         let capacity = (*header).capacity;
         let pool = (&raw mut (*header).pool).read();
-        pool.budget.release(capacity);
+        pool.budget.release(size_of::<Header>() + capacity);
         if capacity == MAX_FRAME && pool.frames.borrow().len() < POOL_KEEP {
             pool.frames
                 .borrow_mut()
@@ -382,7 +387,7 @@ impl Chunk {
             return self;
         }
         let bytes: Box<[u8]> = self.bytes()[..len].into();
-        self.pool.budget.charge(len);
+        self.pool.budget.charge(CHUNK_OVERHEAD + len);
         Self {
             bytes: Some(bytes),
             pool: Rc::clone(&self.pool),
@@ -395,7 +400,7 @@ impl Drop for Chunk {
         let Some(bytes) = self.bytes.take() else {
             return;
         };
-        self.pool.budget.release(bytes.len());
+        self.pool.budget.release(CHUNK_OVERHEAD + bytes.len());
         let mut kept = self.pool.chunks.borrow_mut();
         if bytes.len() == CHUNK && kept.len() < POOL_KEEP {
             kept.push(bytes);
@@ -415,10 +420,11 @@ mod tests {
         assert_eq!(copy.bytes(), b"abc");
         let mut chunk = pool.chunk();
         chunk.bytes_mut()[..2].copy_from_slice(b"hi");
-        assert_eq!(pool.budget().used(), MAX_FRAME + 3 + CHUNK);
+        let frames = 2 * size_of::<Header>() + MAX_FRAME + 3;
+        assert_eq!(pool.budget().used(), frames + CHUNK_OVERHEAD + CHUNK);
         let chunk = chunk.fitted(2);
         assert_eq!(chunk.bytes(), b"hi");
-        assert_eq!(pool.budget().used(), MAX_FRAME + 3 + 2);
+        assert_eq!(pool.budget().used(), frames + CHUNK_OVERHEAD + 2);
         drop((frame, copy, chunk));
         assert_eq!(pool.budget().used(), 0);
     }

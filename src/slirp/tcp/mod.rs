@@ -299,7 +299,17 @@ impl Tcp {
                     None
                 };
                 match error {
-                    None => self.connected(core, token),
+                    None => {
+                        self.connected(core, token);
+                        // The same event may tell of data and of their end.
+                        if let Some(Flow {
+                            phase: Phase::Joined(join),
+                            ..
+                        }) = self.flows.get_mut(token)
+                        {
+                            join.host_ready(ready);
+                        }
+                    }
                     Some(error) => {
                         if let Some(Flow {
                             key,
