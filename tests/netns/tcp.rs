@@ -375,7 +375,7 @@ print('whole')"
     let _gw = Gw::attach(&world, &[]);
     world.guest.py(&format!(
         "s = connect({REMOTE4:?}, {PORT})
-assert s.recv(5, MSG_WAITALL) == b'hello'
+assert read_exactly(s, 5) == b'hello'
 assert s.recv(1) == b''
 time.sleep(0.3)
 send_stream(s, {BULK})
@@ -412,7 +412,9 @@ s.recv(1)"
     world.remote.ok("ip route del 192.0.2.0/24");
     let mut client = world.guest.spawn_python(&format!(
         "s = connect({REMOTE4:?}, {PORT})
-print(s.recv(100, MSG_WAITALL).decode())"
+data = b''
+while part := s.recv(100): data += part
+print(data.decode())"
     ));
     let host_socket = |state: &str| {
         eventually(&format!("a host socket in {state}"), PATIENCE, || {
@@ -423,12 +425,12 @@ print(s.recv(100, MSG_WAITALL).decode())"
         });
     };
     host_socket("syn-sent");
-    gw.signal(Signal::SIGSTOP);
+    gw.pause();
     world
         .remote
         .ok("ip route add 192.0.2.0/24 dev veth0 src 192.0.2.1");
     host_socket("close-wait");
-    gw.signal(Signal::SIGCONT);
+    gw.resume();
     assert_eq!(client.done(), "greeting");
 }
 
@@ -570,7 +572,7 @@ fn data_and_end_in_the_last_handshake_packet() {
 ready()
 s = l.accept()[0]
 s.settimeout(5)
-assert s.recv(100, MSG_WAITALL) == b'request'
+assert read_exactly(s, 7) == b'request' and s.recv(1) == b''
 print('whole')"
     ));
     let _gw = Gw::attach(&world, &[]);

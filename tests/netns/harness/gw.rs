@@ -223,6 +223,23 @@ impl Gw {
         kill(self.pid, signal).expect("the gateway is alive");
     }
 
+    /// Stops it where it is.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+        self.wake_starter();
+    }
+
+    /// `nsenter` stops with its child.
+    fn wake_starter(&self) {
+        let id = self.starter.id().try_into().expect("a process id");
+        let _ = kill(Pid::from_raw(id), Signal::SIGCONT);
+    }
+
     /// Closes the exit pipe.
     pub(crate) fn hang_up(&mut self) {
         self.exit_fd.take();
@@ -277,6 +294,7 @@ impl Drop for Gw {
         if std::thread::panicking() {
             eprintln!("gw wrote:\n{}{}", self.stdout(), self.stderr());
             let _ = kill(self.pid, Signal::SIGKILL);
+            self.wake_starter();
             let _ = self.starter.wait();
             return;
         }
