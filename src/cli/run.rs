@@ -57,9 +57,10 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// Runs a command in namespaces of its own and returns with its status.
 pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit, Failure> {
-    let mut handles = Handles::open(config)?;
+    let mut handles = Handles::adopt(config)?;
     let exit = handles.take_exit();
     let signals = Signals::block(&FORWARDED)?;
+    handles.open_pid_file(config)?;
     let terminal = Terminal::ours();
     let resolv_conf = resolv_conf::text(config);
     let (ours, childs) = handover_pair()?;
