@@ -439,6 +439,37 @@ fn signals_at_any_moment_of_the_start_leave_no_pid_file() {
 }
 
 #[test]
+fn a_speed_test_that_is_killed_leaves_no_process() {
+    need_root!();
+    let mut child = Command::new(GW)
+        .args(["speedtest", "--duration", "30"])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("gw");
+    let children =
+        |of: u32| fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
+    // The gateway, which is single, has the client for its child.
+    let gateway = || children(child.id()).trim().to_owned();
+    let client = || {
+        gateway()
+            .parse::<u32>()
+            .map_or(String::new(), children)
+            .trim()
+            .to_owned()
+    };
+    eventually("the client runs", || !client().is_empty());
+    let [gateway, client] = [gateway(), client()];
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    eventually("gateway and client are gone", || {
+        [&gateway, &client].iter().all(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.is_empty() || status.contains("State:\tZ")
+        })
+    });
+}
+
+#[test]
 fn user_namespaces_that_are_switched_off_are_named() {
     need_root!();
     // In a user namespace of its own, so that the host's setting stays.
@@ -671,6 +702,10 @@ impl Drop for Terminal {
 #[test]
 fn an_interactive_shell_owns_the_terminal() {
     need_root!();
+    let mut terminal = Terminal::new(&format!("PS1= {GW} run; echo status $?"));
+    terminal.expect("A shell in a network namespace of its own: tap0 is 10.0.2.100");
+    terminal.type_in("exit 4\n");
+    terminal.expect("status 4");
     let mut terminal = Terminal::new(&format!(
         "env 'PS1=prompt> ' {GW} run -- bash --norc --noprofile; echo status $?"
     ));
