@@ -94,7 +94,8 @@ fn inherit(command: &mut Command, fd: &OwnedFd, number: i32) {
 fn wrong_command_lines_end_with_2() {
     for (line, part) in [
         (&["--netns"][..], "a value is required"),
-        (&[], "say what to connect"),
+        (&[], "\n  gw run -- CMD ARGS...  "),
+        (&["--mtu", "1500"], "say what to connect"),
         (
             &["--netns", "1", "--no-ipv4", "--no-ipv6"],
             "Leave one of the two out.",
@@ -253,14 +254,219 @@ fn what_is_missing_is_named_and_nothing_is_left() {
          or pass the device into this container\n"
     );
     assert_eq!(out(&missing), "", "the pid file is gone again");
-    let no_file = in_namespace(&format!(
-        "mount -t tmpfs none /etc && {GW} run -- true; echo $?"
-    ));
-    assert!(
-        err(&no_file).contains("/etc/resolv.conf does not exist"),
-        "{no_file:?}"
+}
+
+/// Runs `script` in a mount namespace whose /etc is a copy that may be changed
+/// and whose TUN device is for everybody; `$AS $RUN` is `gw run` by the user of
+/// that number, without its warning that pings may not work.
+fn with_etc(user: u32, script: &str) -> Output {
+    let script = format!(
+        "set -e
+         mount -t tmpfs none /mnt && cp -a /etc/passwd /etc/group /mnt
+         mount --bind /mnt /etc && rm -rf /etc/resolv.conf
+         mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200 && cp {GW} /dev/net/gw
+         RUN='/dev/net/gw run --no-icmp'; AS='setpriv --reuid {user} --regid {user} --clear-groups'
+         {script}"
     );
-    assert_eq!(out(&no_file), "0\n", "the command runs all the same");
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", &script])
+        .output()
+        .expect("unshare");
+    assert!(output.status.success(), "user {user}: {output:?}");
+    assert_eq!(err(&output), "", "user {user}");
+    output
+}
+
+const ROOT_AND_NOBODY: [u32; 2] = [0, 65534];
+
+#[test]
+fn a_resolv_conf_replaced_on_the_host_does_not_show() {
+    need_root!();
+    for user in ROOT_AND_NOBODY {
+        let output = with_etc(
+            user,
+            "echo nameserver 192.0.2.1 > /etc/resolv.conf; mkfifo -m 666 /dev/net/go /dev/net/up
+             $AS $RUN -- sh -c 'cat /etc/resolv.conf; echo > /dev/net/up; read x < /dev/net/go;
+                echo again; cat /etc/resolv.conf' & read x < /dev/net/up
+             for i in 1 2 3; do
+                echo nameserver 198.51.100.1 > /etc/new; mv /etc/new /etc/resolv.conf
+             done
+             rm /etc/resolv.conf; echo > /dev/net/go; wait $!; test ! -e /etc/resolv.conf",
+        );
+        let text = out(&output);
+        let (before, after) = text.split_once("again\n").expect("both");
+        assert!(before.contains("nameserver 10.0.2.3"), "{user}: {text}");
+        assert_eq!(before, after, "user {user}");
+    }
+}
+
+#[test]
+fn a_resolv_conf_that_is_missing_or_a_link_is_no_obstacle() {
+    need_root!();
+    for user in ROOT_AND_NOBODY {
+        for prepare in [
+            "",
+            "ln -s /nowhere/resolv.conf /etc/resolv.conf",
+            "mount -t tmpfs none /run; mkdir -p /run/systemd/resolve
+             echo nameserver 127.0.0.53 > /run/systemd/resolve/stub-resolv.conf
+             ln -s ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf",
+        ] {
+            let output = with_etc(
+                user,
+                &format!(
+                    "{prepare}
+                     ls -l /etc > /dev/net/before; $AS $RUN -q --dns 192.0.2.1 -- \
+                        sh -c 'cat /etc/resolv.conf; cd /etc; cat resolv.conf passwd > /dev/null'
+                     ls -l /etc > /dev/net/after; cmp /dev/net/before /dev/net/after
+                     cd /etc; $AS $RUN -q --dns 192.0.2.1 -- cat resolv.conf"
+                ),
+            );
+            let said = out(&output).matches("nameserver 10.0.2.3\n").count();
+            assert_eq!(said, 2, "user {user}, {prepare}: {}", out(&output));
+        }
+    }
+}
+
+#[test]
+fn writes_to_etc_never_seem_to_reach_the_host() {
+    need_root!();
+    for user in ROOT_AND_NOBODY {
+        let output = with_etc(
+            user,
+            "echo nameserver 192.0.2.1 > /etc/resolv.conf
+             $AS $RUN -- sh -c 'touch /etc/x 2> /dev/null || echo refused
+                echo nameserver 192.0.2.9 > /etc/resolv.conf; cat /etc/resolv.conf'
+             $AS $RUN --map-root -- sh -c 'echo y > /etc/x; cat /etc/x
+                echo nameserver 192.0.2.8 > /etc/y; mv /etc/y /etc/resolv.conf; cat /etc/resolv.conf'
+             test ! -e /etc/x; cat /etc/resolv.conf",
+        );
+        assert_eq!(
+            out(&output),
+            "refused\nnameserver 192.0.2.9\ny\nnameserver 192.0.2.8\nnameserver 192.0.2.1\n",
+            "user {user}"
+        );
+    }
+    // Who asks for no resolver has the host's /etc.
+    with_etc(0, "$AS $RUN --no-dns -- touch /etc/x; test -e /etc/x");
+}
+
+#[test]
+fn files_mounted_below_etc_stay_where_they_are() {
+    need_root!();
+    // As in a container: no overlay, for it would lack them.
+    for user in ROOT_AND_NOBODY {
+        let output = with_etc(
+            user,
+            "echo nameserver 192.0.2.1 > /etc/resolv.conf; touch /etc/hosts
+             echo mounted > /dev/net/hosts; mount --bind /dev/net/hosts /etc/hosts
+             $AS $RUN -- cat /etc/hosts /etc/resolv.conf",
+        );
+        assert!(
+            out(&output).starts_with("mounted\n# Made by gw"),
+            "user {user}: {}",
+            out(&output)
+        );
+    }
+}
+
+#[test]
+fn an_outbound_address_that_is_not_here_is_named_first() {
+    need_root!();
+    let guest = Guest::new();
+    let netns = guest.pid();
+    for (option, value) in [
+        ("--outbound-addr", "192.0.2.77"),
+        ("--outbound-addr", "gw-none0"),
+        ("--outbound-addr6", "2001:db8::77"),
+        ("--outbound-addr6", "gw-none0"),
+    ] {
+        let dir = tempfile::tempdir().expect("directory");
+        let pid_file = dir.path().join("pid");
+        let pid_file = pid_file.to_str().expect("text");
+        let common = [option, value, "--pid-file", pid_file];
+        for line in [
+            [&["--netns", &netns], &common[..]].concat(),
+            [&["run"], &common[..], &["--", "echo", "started"]].concat(),
+        ] {
+            let output = gw(&line);
+            assert_eq!(output.status.code(), Some(1), "{line:?}");
+            let said = err(&output);
+            assert_eq!(said.lines().count(), 1, "{line:?}: {said}");
+            assert!(said.starts_with("gw: error: "), "{line:?}: {said}");
+            assert!(said.contains(value), "{line:?}: {said}");
+            assert_eq!(out(&output), "", "{line:?}: the command did not start");
+            assert!(!Path::new(pid_file).exists(), "{line:?}");
+        }
+    }
+    let left = Command::new("nsenter")
+        .args(["-t", &netns, "-n", "ip", "link", "show", "tap0"])
+        .output()
+        .expect("nsenter");
+    assert!(!left.status.success(), "the TAP is gone");
+}
+
+#[test]
+fn signals_at_any_moment_of_the_start_leave_no_pid_file() {
+    need_root!();
+    let guest = Guest::new();
+    let dir = tempfile::tempdir().expect("directory");
+    let pid_file = dir.path().join("pid");
+    // Right when it says that it is ready, it ends as it should.
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        for _ in 0..5 {
+            let options = ["-q", "--netns", &guest.pid(), "--pid-file"];
+            let mut child = serving(&[&options[..], &[pid_file.to_str().expect("text")]].concat());
+            kill(pid(&child), signal).expect("kill");
+            let status = ends_within(&mut child, Duration::from_secs(1));
+            assert_eq!(status.code(), Some(0), "{signal}");
+            assert!(!pid_file.exists());
+        }
+    }
+    // Before, it may end of the signal itself, but leaves nothing either.
+    for delay in (0..4000).step_by(200).map(Duration::from_micros) {
+        let mut command = Command::new(GW);
+        command.args(["-q", "--netns", &guest.pid(), "--pid-file"]);
+        let mut child = command.arg(&pid_file).spawn().expect("gw");
+        std::thread::sleep(delay);
+        kill(pid(&child), Signal::SIGINT).expect("kill");
+        let status = ends_within(&mut child, Duration::from_secs(2));
+        assert!(
+            matches!(status.code(), Some(0) | None),
+            "{delay:?}: {status}"
+        );
+        assert!(!pid_file.exists(), "{delay:?}");
+    }
+}
+
+#[test]
+fn a_speed_test_that_is_killed_leaves_no_process() {
+    need_root!();
+    let mut child = Command::new(GW)
+        .args(["speedtest", "--duration", "30"])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("gw");
+    let children =
+        |of: u32| fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
+    // The gateway, which is single, has the client for its child.
+    let gateway = || children(child.id()).trim().to_owned();
+    let client = || {
+        gateway()
+            .parse::<u32>()
+            .map_or(String::new(), children)
+            .trim()
+            .to_owned()
+    };
+    eventually("the client runs", || !client().is_empty());
+    let [gateway, client] = [gateway(), client()];
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    eventually("gateway and client are gone", || {
+        [&gateway, &client].iter().all(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.is_empty() || status.contains("State:\tZ")
+        })
+    });
 }
 
 #[test]
@@ -496,6 +702,10 @@ impl Drop for Terminal {
 #[test]
 fn an_interactive_shell_owns_the_terminal() {
     need_root!();
+    let mut terminal = Terminal::new(&format!("PS1= {GW} run; echo status $?"));
+    terminal.expect("A shell in a network namespace of its own: tap0 is 10.0.2.100");
+    terminal.type_in("exit 4\n");
+    terminal.expect("status 4");
     let mut terminal = Terminal::new(&format!(
         "env 'PS1=prompt> ' {GW} run -- bash --norc --noprofile; echo status $?"
     ));
@@ -749,5 +959,6 @@ fn a_person_gets_a_block_of_text() {
         terminal.expect(part);
     }
     terminal.type_in("\x03");
-    ends_within(&mut terminal.child, Duration::from_secs(1));
+    let status = ends_within(&mut terminal.child, Duration::from_secs(1));
+    assert_eq!(status.code(), Some(0));
 }

@@ -85,6 +85,10 @@ pub(crate) struct Cli {
 #[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
 pub(crate) enum Command {
     /// Runs a command in a new user and network namespace, connected
+    ///
+    /// The command sees the files of the host, but for a resolv.conf that names the gateway's
+    /// resolver. For the sake of that, the rest of /etc is read-only to it; with --map-root, what
+    /// it writes there is its own. --no-dns leaves /etc as it is.
     #[command(
         after_long_help = EXAMPLES,
         override_usage = "gw run [OPTIONS] [-- CMD ARGS...]",
@@ -99,7 +103,8 @@ pub(crate) enum Command {
 /// Options of `gw run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Be root inside [default: keep this user's uid and gid]
+    /// Be root inside [default: keep this user's uid and gid]. What it writes to /etc is then its
+    /// own and ends with it
     #[arg(long)]
     pub(crate) map_root: bool,
 

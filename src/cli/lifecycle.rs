@@ -48,16 +48,22 @@ pub(crate) struct Handles {
 }
 
 impl Handles {
-    /// Takes them over. To be called before anything else is opened.
-    pub(crate) fn open(config: &Config) -> Result<Self, LifecycleError> {
+    /// Takes the descriptors over. To be called before anything else is opened.
+    pub(crate) fn adopt(config: &Config) -> Result<Self, LifecycleError> {
         let ready = config.ready_fd.map(adopt_ready).transpose()?;
         let exit = config.exit_fd.map(adopt_exit).transpose()?;
-        let pid_file = config.pid_file.as_deref().map(PidFile::open).transpose()?;
         Ok(Self {
             ready,
             exit,
-            pid_file,
+            pid_file: None,
         })
+    }
+
+    /// Makes sure that the pid file can be written. To be called once signals
+    /// are blocked, so that none can end the process and leave the file behind.
+    pub(crate) fn open_pid_file(&mut self, config: &Config) -> Result<(), LifecycleError> {
+        self.pid_file = config.pid_file.as_deref().map(PidFile::open).transpose()?;
+        Ok(())
     }
 
     /// Tells that traffic flows. Returns what could not be told.

@@ -102,6 +102,11 @@ pub(crate) fn print_usage_error(text: &str) {
     print("For more information, try 'gw --help'.\n");
 }
 
+/// Prints why the program fails, where there is no [`Voice`].
+pub(crate) fn print_failure(text: &str) {
+    print_error(text, false);
+}
+
 /// Prints a line behind an error that says what to do about it.
 pub(crate) fn print_remedy(text: &str) {
     print(&format!("{text}\n"));

@@ -27,9 +27,20 @@ use tracing::level_filters::LevelFilter;
 use self::args::{Cli, Command};
 use self::lifecycle::LifecycleError;
 use self::messages::{Voice, print_remedy, print_usage_error};
-use self::resolve::{Invocation, Mode};
+use self::resolve::{Invocation, Mode, UsageError};
 use crate::gateway::GatewayError;
 use crate::tap::AttachError;
+
+/// For who types `gw` and nothing else.
+const INTRODUCTION: &str = "\
+gw connects a network namespace to the network, without privileges; say what to connect:
+
+  gw run                 a shell in a namespace of its own
+  gw run -- CMD ARGS...  a command; gw ends with its exit status
+  gw --netns PID         the namespace of a process that is there already
+  gw speedtest           nothing: measures the gateway on this machine
+
+'gw -h' lists the options, 'gw --help' explains them and has examples.";
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +99,10 @@ pub fn main() -> ExitCode {
     }
     let invocation = match resolve::resolve(cli) {
         Ok(invocation) => invocation,
+        Err(UsageError::NothingToDo) if std::env::args_os().len() <= 1 => {
+            print_remedy(INTRODUCTION);
+            return Exit::Usage.into();
+        }
         Err(e) => {
             print_usage_error(&e.to_string());
             return Exit::Usage.into();

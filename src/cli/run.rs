@@ -33,10 +33,10 @@ use nix::unistd::{getpgrp, tcgetpgrp, tcsetpgrp};
 
 use self::child::Plan;
 use super::lifecycle::{Handles, Signals, exit_requested, raise_descriptor_limit};
-use super::messages::Voice;
+use super::messages::{Audience, Voice};
 use super::resolve::RunMode;
-use super::{Exit, Failure, resolv_conf, runtime};
-use crate::config::Config;
+use super::{Exit, Failure, resolv_conf, runtime, summary};
+use crate::config::{Config, Configure};
 use crate::gateway::{Gateway, StopReason};
 use crate::tap::netns::{handover_pair, receive};
 use crate::tap::sys::{self, Child};
@@ -57,9 +57,10 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// Runs a command in namespaces of its own and returns with its status.
 pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit, Failure> {
-    let mut handles = Handles::open(config)?;
+    let mut handles = Handles::adopt(config)?;
     let exit = handles.take_exit();
     let signals = Signals::block(&FORWARDED)?;
+    handles.open_pid_file(config)?;
     let terminal = Terminal::ours();
     let resolv_conf = resolv_conf::text(config);
     let (ours, childs) = handover_pair()?;
@@ -81,6 +82,12 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
     let ready = || {
         for warning in made.warnings.iter().cloned().chain(handles.announce()) {
             voice.warn(&warning);
+        }
+        if mode.command.is_empty()
+            && voice.audience() == Audience::Person
+            && config.interface.configure == Configure::Static
+        {
+            voice.show(&summary::shell_line(config));
         }
         // When it fails the child is gone, which the gateway will notice.
         let _ = send(ours.as_raw_fd(), b"1", MsgFlags::MSG_NOSIGNAL);

@@ -26,9 +26,10 @@ pub(super) fn serve(
     userns: Option<&Path>,
     voice: Voice,
 ) -> Result<Exit, Failure> {
-    let mut handles = Handles::open(config)?;
+    let mut handles = Handles::adopt(config)?;
     let exit = handles.take_exit();
     let signals = Signals::block(&ENDING)?;
+    handles.open_pid_file(config)?;
     let Attached {
         tap,
         made,

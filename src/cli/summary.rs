@@ -36,6 +36,18 @@ pub(crate) fn log_line(config: &Config, made: &Made) -> String {
     parts.join("; ")
 }
 
+/// What a person in a shell of `gw run` should know.
+pub(crate) fn shell_line(config: &Config) -> String {
+    let v4 = config.plan.v4.map(|p| IpAddr::from(p.guest));
+    let v6 = config.plan.v6.map(|p| IpAddr::from(p.guest));
+    let guests: Vec<String> = v4.into_iter().chain(v6).map(|a| a.to_string()).collect();
+    format!(
+        "A shell in a network namespace of its own: {} is {}. 'exit' leaves it.\n",
+        config.interface.name,
+        guests.join(" and ")
+    )
+}
+
 fn interface(config: &Config, made: &Made) -> String {
     let (name, mac) = (&config.interface.name, MacAddr(made.guest_mac));
     format!("{name}, MAC {mac}, MTU {} bytes", config.plan.mtu)
@@ -165,6 +177,16 @@ mod tests {
             warnings: Vec::new(),
         };
         block(&config, &NetnsTarget::Pid(7), &made)
+    }
+
+    #[test]
+    fn a_shell_is_told_where_it_is() {
+        let cli = Cli::try_parse_from(["gw", "run", "--no-ipv6"]).expect("parses");
+        let config = resolve(cli).expect("resolves").config;
+        assert_eq!(
+            shell_line(&config),
+            "A shell in a network namespace of its own: tap0 is 10.0.2.100. 'exit' leaves it.\n"
+        );
     }
 
     #[test]

@@ -11,10 +11,10 @@ use nix::sys::socket::{MsgFlags, recv};
 use nix::unistd::{Pid, close, execvp, getppid};
 
 use super::namespaces;
-use super::resolv_mount;
+use super::resolv_mount::{self, EtcWrites};
 use crate::cli::lifecycle::Signals;
 use crate::cli::messages::Voice;
-use crate::cli::resolve::RunMode;
+use crate::cli::resolve::{Identity, RunMode};
 use crate::config::Config;
 use crate::tap::netns::{Made, make_here, report};
 use crate::tap::{AttachError, sys};
@@ -69,11 +69,18 @@ impl Plan<'_> {
         die_with(parent)?;
         let (tap, mut made) = make_here(&self.config.interface, &self.config.plan)?;
         if let Some(text) = self.resolv_conf
-            && let Err(e) = resolv_mount::mount(text)
+            && let Err(e) = resolv_mount::mount(text, self.etc_writes())
         {
             made.warnings.push(e.to_string());
         }
         Ok((tap, made))
+    }
+
+    const fn etc_writes(&self) -> EtcWrites {
+        match self.mode.identity {
+            Identity::Same => EtcWrites::Refused,
+            Identity::Root => EtcWrites::Private,
+        }
     }
 
     /// Becomes the command; returns only with why it could not.

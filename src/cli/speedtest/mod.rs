@@ -45,6 +45,7 @@ use self::progress::Progress;
 use self::proto::{Event, Outcome, Plan, read_line, write_line};
 use self::report::{Report, Style, title};
 use self::server::Server;
+use super::messages::{print_failure, print_usage_error};
 use crate::net::{Mtu, MtuOutOfRange, PlanV4, PlanV6};
 
 /// The guest's networks. The client is told the gateway's address in them.
@@ -138,11 +139,11 @@ pub fn run(args: &SpeedtestArgs) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ SpeedtestError::MtuForIpv6(_)) => {
-            eprintln!("gw: {error}");
+            print_usage_error(&error.to_string());
             ExitCode::from(2)
         }
         Err(error) => {
-            eprintln!("gw: {error}");
+            print_failure(&error.to_string());
             ExitCode::FAILURE
         }
     }
@@ -210,7 +211,9 @@ impl GatewayRun {
         let mut command = Command::new(&program);
         command
             .args(["run", "--quiet", "--no-dns", "--host-loopback", &ports])
-            .args(["--mtu", &args.mtu.to_string()]);
+            .args(["--mtu", &args.mtu.to_string()])
+            // Ends with this process, however that ends.
+            .args(["--exit-fd", "0"]);
         if args.ipv6 {
             command.args(["--cidr6", CIDR6]);
         } else {
@@ -221,7 +224,7 @@ impl GatewayRun {
             .arg(&program)
             .args(["speedtest", "--client", &json]);
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(SpeedtestError::Spawn)?;
