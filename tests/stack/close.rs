@@ -90,11 +90,9 @@ fn the_hosts_end_is_a_fin_and_the_guest_may_go_on() {
     raw.send_at(&mut world, ACK, raw.seq, &[]);
     raw.send_at(&mut world, RST, raw.seq, &[]);
     raw.silent_for(&mut world, SOON);
-    // An old SYN is not a new connection; one beyond the old numbers is.
-    raw.send_at(&mut world, SYN, raw.seq.wrapping_sub(1000), &[]);
-    let answer = raw.next(&mut world);
-    assert!(answer.is(ACK), "{answer:?}");
-    raw.seq = raw.seq.wrapping_add(5000);
+    // A new connection from the same port may begin behind the old numbers:
+    // after a large upload it does.
+    raw.seq = raw.seq.wrapping_sub(1_000_000_000);
     raw.open(&mut world);
     let mut peer = host.accept(&mut world);
     raw.send(&mut world, ACK | PSH, b"new");

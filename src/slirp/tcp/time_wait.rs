@@ -2,9 +2,14 @@
 //!
 //! When both directions have closed and our FIN was the first, the guest may
 //! still repeat its own: it must be acknowledged, not reset. All that takes is
-//! two sequence numbers. A new SYN for the same addresses is let through when
-//! its number lies beyond the old connection (RFC 6191), so that a guest can
-//! reuse a port at once, as it can with a kernel's stack.
+//! two sequence numbers.
+//!
+//! A SYN begins a new connection whatever its number. The rule to let only
+//! numbers beyond the old connection's through (RFC 6191) would shut out a guest
+//! that has just uploaded a gigabyte: that moves the numbers further than the
+//! clock behind the initial ones, and its next connection from the port would
+//! wait for a minute. What the rule protects from, a SYN of the old connection
+//! that was held up on the way, gets a SYN-ACK here, which the guest resets.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -94,12 +99,7 @@ pub(super) fn answer(state: TimeWait, segment: &TcpHeader) -> Answer {
         return Answer::Ignore; // RFC 1337
     }
     if segment.is_open() {
-        let beyond = segment.sequence.wrapping_sub(state.rcv_nxt) < 1 << 31;
-        return if beyond {
-            Answer::Open
-        } else {
-            Answer::Acknowledge(state)
-        };
+        return Answer::Open;
     }
     if segment.has(tcp_flags::FIN) || segment.payload > 0 {
         return Answer::Acknowledge(state);
@@ -138,7 +138,7 @@ mod tests {
             (FIN | ACK, 999, Answer::Acknowledge(state)),
             (ACK, 1000, Answer::Ignore),
             (RST, 1000, Answer::Ignore),
-            (SYN, 999, Answer::Acknowledge(state)),
+            (SYN, 999, Answer::Open),
             (SYN, 1000, Answer::Open),
             (SYN, 5000, Answer::Open),
         ] {
