@@ -82,7 +82,6 @@ pub(crate) struct Cli {
 
 /// What `gw` does other than attaching.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
 pub(crate) enum Command {
     /// Runs a command in a new user and network namespace, connected
     ///

@@ -175,7 +175,9 @@ fn document(results: &Results, body: &str, height: f64) -> String {
     let mut legend = String::new();
     let mut x = MARGIN;
     for (index, contender) in results.contenders.iter().enumerate() {
-        let text = escape(&contender.version);
+        // The table has all of it; the legend has room for what is before a colon.
+        let name = contender.version.split(':').next().unwrap_or_default();
+        let text = escape(name);
         rect(&mut legend, &format!("bar{index}"), x, 58.0, 12.0);
         line_of_text(
             &mut legend,
