@@ -63,8 +63,7 @@ impl Services {
     }
 
     /// Does what time asks for.
-    pub(super) fn poll(&mut self, slirp: &mut Slirp) {
-        let now = Instant::now();
+    pub(super) fn poll(&mut self, now: Instant, slirp: &mut Slirp) {
         if self
             .neighbourhood
             .next_deadline()

@@ -168,8 +168,7 @@ impl Gateway {
     /// Serves until `stop` resolves or the link is gone, then resets open
     /// flows. `ready` is called when frames are being carried.
     ///
-    /// Must run on a current-thread runtime inside a local task set or its
-    /// equivalent; see [`tokio::task::LocalSet`].
+    /// Must run on a current-thread runtime.
     ///
     /// # Errors
     /// [`GatewayError::EventLoop`].
@@ -246,7 +245,8 @@ impl Gateway {
 
     /// One round; see the module's documentation.
     fn round(&mut self) -> io::Result<Round> {
-        self.slirp.set_now(Instant::now());
+        let now = Instant::now();
+        self.slirp.set_now(now);
         let frames = match self.take_frames() {
             Ok(count) => count,
             Err(error) => {
@@ -256,7 +256,7 @@ impl Gateway {
         };
         let seen = self.slirp.poll_host()?;
         let more_work = self.slirp.work();
-        self.services.borrow_mut().poll(&mut self.slirp);
+        self.services.borrow_mut().poll(now, &mut self.slirp);
         Ok(
             if frames == FRAMES_PER_ROUND || seen == Seen::More || more_work {
                 Round::Busy
