@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::forward::ForwardSpec;
 use crate::net::{AddressPlan, MacAddr};
 use crate::policy::HostLoopback;
 
@@ -31,6 +32,8 @@ pub struct Config {
     pub dns: Option<DnsConfig>,
     /// Whether echo requests are passed on.
     pub icmp: IcmpPolicy,
+    /// Forwards to set up before traffic flows, in order.
+    pub forwards: Vec<ForwardSpec>,
     /// Bytes that all flows' buffers together may hold. Default [`DEFAULT_MEMORY`].
     pub memory: usize,
     /// Written `1` when traffic flows, then closed.
@@ -39,6 +42,10 @@ pub struct Config {
     pub exit_fd: Option<RawFd>,
     /// Holds the gateway's process id while it runs.
     pub pid_file: Option<PathBuf>,
+    /// Where the control socket is made; `None`: nowhere.
+    pub control: Option<PathBuf>,
+    /// Where the socket with slirp4netns's API is made; `None`: nowhere.
+    pub slirp4netns_api: Option<PathBuf>,
 }
 
 /// The TAP interface in the guest's namespace.

@@ -20,6 +20,12 @@
 //! # Verdicts: [`policy`]
 //! A pure function from a flow to what happens to it.
 //!
+//! # Forwards: [`forward`]
+//! Ports of the host that lead to the guest, and the reverse.
+//!
+//! # Control: [`control`]
+//! What can be asked of a running gateway, and the sockets to ask on.
+//!
 //! # Services: [`services`]
 //! What the gateway answers itself: ARP, neighbour discovery, router
 //! advertisements, DHCP, DNS.
@@ -36,6 +42,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
+pub mod forward;
 pub mod gateway;
 pub mod net;
 pub mod policy;

@@ -12,20 +12,24 @@ const RULES: &[(&str, &[&str])] = &[
     ("wire", &["net"]),
     ("policy", &["net"]),
     ("sandbox", &["net"]),
-    ("config", &["net", "policy"]),
+    ("forward", &["net", "policy"]),
+    ("config", &["net", "policy", "forward"]),
+    ("control", &["net", "policy", "forward", "config"]),
     ("tap", &["net", "config"]),
     ("slirp", &["net", "wire", "policy", "config"]),
     ("services", &["net", "wire", "config"]),
     (
         "gateway",
         &[
-            "net", "wire", "policy", "sandbox", "config", "tap", "slirp", "services",
+            "net", "wire", "policy", "sandbox", "forward", "config", "control", "tap", "slirp",
+            "services",
         ],
     ),
     (
         "cli",
         &[
-            "net", "policy", "sandbox", "config", "tap", "services", "gateway",
+            "net", "policy", "sandbox", "forward", "config", "control", "tap", "services",
+            "gateway",
         ],
     ),
 ];

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use gw::net::{AddressPlan, Checksum, MacAddr, Mtu, Offload, PlanV4, PlanV6};
-use gw::policy::{HostLoopback, Policy};
+use gw::policy::{Exposed, HostLoopback, Policy};
 use gw::services::neighbourhood::{Neighbourhood, NeighbourhoodConfig, TransportChecksum};
 use gw::slirp::{HostSockets, Local, Outlet, Parts, Slirp};
 use gw::tap::Medium;
@@ -86,6 +86,7 @@ impl World {
             policy: Policy {
                 plan: plan(),
                 host_loopback: open,
+                exposed: Exposed::default(),
                 dns: true,
             },
             plan: plan(),

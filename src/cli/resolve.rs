@@ -172,10 +172,13 @@ fn config(args: GatewayArgs, warnings: &mut Vec<String>) -> Result<Config, Usage
         } else {
             IcmpPolicy::Forward
         },
+        forwards: Vec::new(),
         memory: args.memory,
         ready_fd: args.ready_fd,
         exit_fd: args.exit_fd,
         pid_file: args.pid_file,
+        control: None,
+        slirp4netns_api: None,
     })
 }
 

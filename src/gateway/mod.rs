@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use self::local::{DnsAnswer, Services};
 use crate::config::{Config, IcmpPolicy};
 use crate::net::Offload;
-use crate::policy::Policy;
+use crate::policy::{Exposed, Policy};
 use crate::services::dns::DnsError;
 use crate::slirp::{Counters, HostSockets, OutboundError, Outlet, Parts, Seen, Slirp};
 use crate::tap::Link;
@@ -143,6 +143,7 @@ impl Gateway {
             policy: Policy {
                 plan: config.plan.clone(),
                 host_loopback: config.host_loopback.clone(),
+                exposed: Exposed::default(),
                 dns: config.dns.is_some(),
             },
             forward_echo: config.icmp == IcmpPolicy::Forward,

@@ -2,4 +2,4 @@
 
 mod verdict;
 
-pub use verdict::{HostLoopback, Policy, PortRange, Protocol, Verdict};
+pub use verdict::{Exposed, HostLoopback, HostTarget, Policy, PortRange, Protocol, Verdict};

@@ -1,6 +1,9 @@
 //! From a flow's destination to its [`Verdict`].
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::net::AddressPlan;
 
@@ -36,10 +39,12 @@ pub enum Protocol {
 }
 
 /// What happens to a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Joined to a host socket that talks to this address.
     Connect(SocketAddr),
+    /// Joined to this unix stream socket of the host.
+    ConnectUnix(Arc<Path>),
     /// Answered by the gateway's resolver.
     Dns,
     /// Answered by the gateway itself (echo to its own addresses).
@@ -50,6 +55,55 @@ pub enum Verdict {
     Drop,
 }
 
+/// What a port of the gateway's address leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostTarget {
+    /// This port of the host's loopback address, of the flow's family.
+    Loopback(u16),
+    /// This unix stream socket of the host; for TCP only.
+    Unix(Arc<Path>),
+}
+
+/// Ports of the gateway's address that lead to chosen places on the host,
+/// whatever [`HostLoopback`] says.
+#[derive(Debug, Clone, Default)]
+pub struct Exposed(HashMap<(Protocol, u16), HostTarget>);
+
+impl Exposed {
+    /// Lets `port` lead to `target`; gives back what it led to before.
+    pub fn insert(
+        &mut self,
+        protocol: Protocol,
+        port: u16,
+        target: HostTarget,
+    ) -> Option<HostTarget> {
+        self.0.insert((protocol, port), target)
+    }
+
+    /// Closes `port` again.
+    pub fn remove(&mut self, protocol: Protocol, port: u16) -> Option<HostTarget> {
+        self.0.remove(&(protocol, port))
+    }
+
+    /// What `port` leads to.
+    #[must_use]
+    pub fn get(&self, protocol: Protocol, port: u16) -> Option<&HostTarget> {
+        self.0.get(&(protocol, port))
+    }
+
+    /// Ports in the table.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True when the gateway's address leads nowhere in particular.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// The rules of one gateway.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -57,6 +111,8 @@ pub struct Policy {
     pub plan: AddressPlan,
     /// What the gateway address reaches.
     pub host_loopback: HostLoopback,
+    /// Ports of the gateway address that lead somewhere of their own.
+    pub exposed: Exposed,
     /// Whether the resolver answers at the plan's DNS address.
     pub dns: bool,
 }
@@ -104,14 +160,17 @@ impl Policy {
         if protocol == Protocol::Echo {
             return Verdict::Local;
         }
-        if !self.host_loopback.allows(remote.port()) {
-            return Verdict::Unreachable;
-        }
+        let port = match self.exposed.get(protocol, remote.port()) {
+            Some(HostTarget::Unix(path)) => return Verdict::ConnectUnix(Arc::clone(path)),
+            Some(HostTarget::Loopback(port)) => *port,
+            None if self.host_loopback.allows(remote.port()) => remote.port(),
+            None => return Verdict::Unreachable,
+        };
         let loopback: IpAddr = match remote {
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         };
-        Verdict::Connect(SocketAddr::new(loopback, remote.port()))
+        Verdict::Connect(SocketAddr::new(loopback, port))
     }
 }
 
@@ -149,6 +208,7 @@ mod tests {
         Policy {
             plan,
             host_loopback,
+            exposed: Exposed::default(),
             dns,
         }
     }
@@ -217,5 +277,36 @@ mod tests {
                 "{protocol:?} {to}"
             );
         }
+    }
+
+    #[test]
+    fn exposed_ports_lead_where_they_were_told() {
+        let mut policy = policy(HostLoopback::Closed, true);
+        let socket: Arc<Path> = Path::new("/run/x.sock").into();
+        let exposed = &mut policy.exposed;
+        exposed.insert(Protocol::Tcp, 80, HostTarget::Loopback(8080));
+        exposed.insert(Protocol::Tcp, 81, HostTarget::Unix(Arc::clone(&socket)));
+        for (protocol, to, verdict) in [
+            (
+                Protocol::Tcp,
+                "10.0.2.2:80",
+                Verdict::Connect(at("127.0.0.1:8080")),
+            ),
+            (
+                Protocol::Tcp,
+                "[fd00::2]:80",
+                Verdict::Connect(at("[::1]:8080")),
+            ),
+            (Protocol::Tcp, "10.0.2.2:81", Verdict::ConnectUnix(socket)),
+            (Protocol::Udp, "10.0.2.2:80", Verdict::Unreachable),
+            (Protocol::Tcp, "10.0.2.2:8080", Verdict::Unreachable),
+        ] {
+            assert_eq!(policy.verdict(protocol, at(to)), verdict, "{to}");
+        }
+        assert!(policy.exposed.remove(Protocol::Tcp, 80).is_some());
+        assert_eq!(
+            policy.verdict(Protocol::Tcp, at("10.0.2.2:80")),
+            Verdict::Unreachable
+        );
     }
 }

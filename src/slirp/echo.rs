@@ -92,7 +92,9 @@ impl Echo {
             Verdict::Connect(to) if core.forward_echo => self.forward(core, &request, to, packet),
             Verdict::Connect(_) => core.problem(Problem::Prohibited, packet),
             Verdict::Unreachable => core.problem(Problem::NetUnreachable, packet),
-            Verdict::Drop | Verdict::Dns => core.drop(DropReason::NoNeighbour),
+            Verdict::Drop | Verdict::Dns | Verdict::ConnectUnix(_) => {
+                core.drop(DropReason::NoNeighbour)
+            }
         }
     }
 

@@ -30,6 +30,7 @@ mod errqueue;
 mod flow;
 #[doc(hidden)]
 pub mod fuzzing;
+mod inbound;
 mod lwip;
 mod packet;
 mod reactor;
@@ -47,6 +48,7 @@ use std::time::{Duration, Instant};
 
 pub use self::counters::{Counters, DropReason};
 pub use self::egress::Outlet;
+pub use self::inbound::{GuestTarget, Listener, ListenerId, ListenerKind};
 pub use self::reactor::Reactor;
 pub use self::sockets::{HostSockets, OutboundError};
 
@@ -282,6 +284,27 @@ impl Slirp {
     /// As `epoll_ctl(2)`.
     pub fn watch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.core.reactor.watch_readable(fd)
+    }
+
+    /// The rules, to be changed.
+    pub fn policy_mut(&mut self) -> &mut Policy {
+        &mut self.core.policy
+    }
+
+    /// Leads the clients of `listener` to the guest.
+    ///
+    /// # Errors
+    /// When the table of listeners is full, or as `epoll_ctl(2)`.
+    pub fn listen(&mut self, listener: Listener) -> io::Result<ListenerId> {
+        drop(listener);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Closes a listener; what it has accepted lives on. False when there is
+    /// no such listener any more.
+    pub fn unlisten(&mut self, id: ListenerId) -> bool {
+        let ListenerId(_) = id;
+        false
     }
 
     /// What was dropped.

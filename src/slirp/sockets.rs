@@ -3,10 +3,11 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::sockopt::{set_ip_mtu_discover, set_ipv6_mtu_discover};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::tcp::Progress;
 use crate::config::Outbound;
@@ -82,6 +83,23 @@ impl HostSockets {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Connects to a unix stream socket of the host. That happens at once or
+    /// not at all.
+    ///
+    /// # Errors
+    /// `ECONNREFUSED` for whatever the reason is: the guest can know no other.
+    pub(crate) fn connect_unix(&self, path: &Path) -> io::Result<(OwnedFd, Progress)> {
+        let refused = |error: io::Error| {
+            tracing::debug!(path = %path.display(), %error, "an exposed socket cannot be reached");
+            io::Error::from_raw_os_error(libc::ECONNREFUSED)
+        };
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        let address = SockAddr::unix(path).map_err(refused)?;
+        socket.connect(&address).map_err(refused)?;
+        Ok((socket.into(), Progress::Connected))
     }
 
     /// A UDP socket for every destination of `to`'s family. ICMP errors are

@@ -199,7 +199,7 @@ impl Udp {
                     .local
                     .dns_datagram(arrival.guest, arrival.remote, query);
             }
-            Verdict::Unreachable => {
+            Verdict::Unreachable | Verdict::ConnectUnix(_) => {
                 let packet = &frame.bytes()[arrival.ip.packet];
                 return core.problem(Problem::NetUnreachable, packet);
             }

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use gw::net::{AddressPlan, Checksum, MacAddr, Mtu, Offload, PlanV4, PlanV6};
-use gw::policy::{HostLoopback, Policy};
+use gw::policy::{Exposed, HostLoopback, Policy};
 use gw::services::neighbourhood::{Neighbourhood, NeighbourhoodConfig, TransportChecksum};
 use gw::slirp::{HostSockets, Local, Outlet, Parts, Slirp};
 use gw::tap::Medium;
@@ -238,6 +238,7 @@ impl World {
             policy: Policy {
                 plan: plan.clone(),
                 host_loopback: options.host_loopback.clone(),
+                exposed: Exposed::default(),
                 dns: true,
             },
             plan,

@@ -239,6 +239,7 @@ impl Tcp {
                 .dns_stream()
                 .map(|socket| (socket, Progress::Connected)),
             Verdict::Connect(to) => core.sockets.connect_tcp(to),
+            Verdict::ConnectUnix(path) => core.sockets.connect_unix(&path),
         };
         let held = hold(core, arrival);
         match opened {
