@@ -3,10 +3,14 @@
 //! The command line (and, later, other front doors) produces a [`Config`];
 //! nothing behind it parses text again.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::Socket;
 
 use crate::forward::ForwardSpec;
 use crate::net::{AddressPlan, MacAddr};
@@ -87,6 +91,26 @@ impl<A> Outbound<A> {
     }
 }
 
+impl<A: Copy + Into<IpAddr>> Outbound<A> {
+    /// Lets what `socket` sends leave from here.
+    ///
+    /// # Errors
+    /// When this host has no such address or interface.
+    pub fn bind(&self, socket: &Socket) -> io::Result<()> {
+        match self {
+            Self::Address(address) => {
+                let from = SocketAddr::new((*address).into(), 0);
+                if from.is_ipv4() {
+                    // The port is chosen when the destination is known: no 28,000 limit.
+                    let _ = setsockopt(socket, sockopt::IpBindAddressNoPort, &true);
+                }
+                socket.bind(&from.into())
+            }
+            Self::Interface(name) => socket.bind_device(Some(name.as_bytes())),
+        }
+    }
+}
+
 /// Whether echo requests leave the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IcmpPolicy {
@@ -111,6 +135,10 @@ pub struct DnsConfig {
     pub ndots: u8,
     /// Names answered here: name without trailing dot, lower case; addresses.
     pub hosts: Vec<(String, IpAddr)>,
+    /// Source of IPv4 queries to servers elsewhere; as [`Config::outbound4`].
+    pub outbound4: Option<Outbound<Ipv4Addr>>,
+    /// Source of IPv6 queries to servers elsewhere; as [`Config::outbound6`].
+    pub outbound6: Option<Outbound<Ipv6Addr>>,
     /// How long a query may take altogether. Default 10 s.
     pub deadline: Duration,
 }

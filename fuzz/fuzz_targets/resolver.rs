@@ -21,6 +21,8 @@ thread_local! {
             search: Some(vec!["example.com".into()]),
             ndots: 1,
             hosts: vec![("db".into(), [192, 0, 2, 1].into())],
+            outbound4: None,
+            outbound6: None,
             deadline: Duration::from_millis(2),
         };
         (runtime, Resolver::new(config, &common::plan()).expect("valid"))

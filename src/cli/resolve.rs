@@ -237,6 +237,8 @@ fn dns(args: &GatewayArgs) -> Result<Option<DnsConfig>, UsageError> {
         search,
         ndots: args.ndots.unwrap_or(1),
         hosts: args.host.clone(),
+        outbound4: args.outbound_addr.clone(),
+        outbound6: args.outbound_addr6.clone(),
         deadline: Duration::from_secs(10),
     }))
 }

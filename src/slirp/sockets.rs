@@ -150,28 +150,10 @@ impl HostSockets {
     }
 
     fn bind(&self, socket: &Socket, to: IpAddr) -> io::Result<()> {
-        let from: Option<SocketAddr> = match to {
-            IpAddr::V4(_) => match &self.outbound4 {
-                Some(Outbound::Address(a)) => Some((*a, 0).into()),
-                Some(Outbound::Interface(name)) => {
-                    return socket.bind_device(Some(name.as_bytes()));
-                }
-                None => None,
-            },
-            IpAddr::V6(_) => match &self.outbound6 {
-                Some(Outbound::Address(a)) => Some((*a, 0).into()),
-                Some(Outbound::Interface(name)) => {
-                    return socket.bind_device(Some(name.as_bytes()));
-                }
-                None => None,
-            },
-        };
-        let Some(from) = from else { return Ok(()) };
-        if from.is_ipv4() {
-            // The port is chosen when the destination is known: no 28,000 limit.
-            let _ = setsockopt(socket, sockopt::IpBindAddressNoPort, &true);
+        match to {
+            IpAddr::V4(_) => self.outbound4.as_ref().map_or(Ok(()), |o| o.bind(socket)),
+            IpAddr::V6(_) => self.outbound6.as_ref().map_or(Ok(()), |o| o.bind(socket)),
         }
-        socket.bind(&from.into())
     }
 }
 

@@ -6,8 +6,8 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::harness::peer::{tcp_server, udp_echo};
 use crate::harness::{
-    ALT4, GATEWAY4, GATEWAY6, GUEST4, GUEST6, Gw, HOST4, Launch, PATIENCE, REMOTE4, REMOTE6, World,
-    eventually, gw_binary, require,
+    ALT4, DNS4, GATEWAY4, GATEWAY6, GUEST4, GUEST6, Gw, HOST4, Launch, PATIENCE, REMOTE4, REMOTE6,
+    World, eventually, gw_binary, require,
 };
 
 /// The longest that the gateway may take to notice the end of its guest.
@@ -522,6 +522,26 @@ fn the_source_address_can_be_chosen() {
     );
     assert_eq!(source_seen(&world, REMOTE4), "192.0.2.77");
     assert_eq!(source_seen(&world, REMOTE6), "2001:db8::77");
+}
+
+/// Who binds to a tunnel's address does not want names to be asked elsewhere.
+#[test]
+fn names_are_asked_from_the_chosen_address() {
+    let world = World::new();
+    world.outer.ok("ip addr add 192.0.2.77/24 dev veth0");
+    let mut server = world.remote.serve(
+        "import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('192.0.2.1', 53))
+ready()
+print('from', s.recvfrom(512)[1][0], flush=True)",
+    );
+    let _gw = Gw::attach(&world, &["--outbound-addr", "192.0.2.77", "--dns", REMOTE4]);
+    // Nobody answers; asking is enough.
+    let _ = world
+        .guest
+        .sh(&format!("dig +tries=1 +time=1 @{DNS4} name.example"));
+    assert_eq!(server.wait_line("from").trim(), "from 192.0.2.77");
 }
 
 #[test]

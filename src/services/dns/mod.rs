@@ -72,7 +72,7 @@ use self::alias::Finding;
 use self::host_config::{DNS_PORT, Follower};
 use self::local::LocalNames;
 use self::message::{ExtendedError, Query, Rejected, is_truncated, rcode};
-use self::upstream::{UDP_ANSWER_LEN, Upstreams};
+use self::upstream::{LeaveFrom, UDP_ANSWER_LEN, Upstreams};
 use crate::config::DnsConfig;
 use crate::net::AddressPlan;
 
@@ -173,6 +173,10 @@ impl Resolver {
             upstreams: Upstreams::new(
                 config.upstreams.clone(),
                 Follower::new(config.resolv_conf.clone(), port),
+                LeaveFrom {
+                    v4: config.outbound4.clone(),
+                    v6: config.outbound6.clone(),
+                },
             ),
             in_flight: Cell::new(0),
             streams: Cell::new(0),

@@ -33,6 +33,8 @@ pub(super) fn config() -> DnsConfig {
         search: None,
         ndots: 1,
         hosts: Vec::new(),
+        outbound4: None,
+        outbound6: None,
         deadline: Duration::from_secs(10),
     }
 }

@@ -21,17 +21,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout};
 
 use super::Transport;
 use super::host_config::{FirstTransport, Follower, HostConfig, Look, Order, ServerOptions};
 use super::message::{Arrived, ExtendedError, HEADER_LEN, Outgoing, is_truncated, rcode, rcode_of};
+use crate::config::Outbound;
 
 /// Bytes of answer asked for by UDP: what crosses any path in one piece
 /// (dnsflagday.net 2020). Longer answers come by TCP.
@@ -50,6 +52,28 @@ pub(super) struct Upstreams {
     /// Looked at for the servers only if they come from it.
     follower: RefCell<Follower>,
     current: RefCell<Rc<Servers>>,
+    leave_from: LeaveFrom,
+}
+
+/// Where queries leave this host.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LeaveFrom {
+    pub(super) v4: Option<Outbound<Ipv4Addr>>,
+    pub(super) v6: Option<Outbound<Ipv6Addr>>,
+}
+
+impl LeaveFrom {
+    fn socket(&self, server: SocketAddr, kind: Type) -> io::Result<Socket> {
+        let kind = kind.nonblocking().cloexec();
+        let socket = Socket::new(Domain::for_address(server), kind, None)?;
+        match server.ip() {
+            // A resolver of this host, which no other address reaches.
+            ip if ip.is_loopback() => {}
+            IpAddr::V4(_) => self.v4.as_ref().map_or(Ok(()), |o| o.bind(&socket))?,
+            IpAddr::V6(_) => self.v6.as_ref().map_or(Ok(()), |o| o.bind(&socket))?,
+        }
+        Ok(socket)
+    }
 }
 
 /// Where a list of servers comes from.
@@ -103,7 +127,7 @@ enum Failure {
 impl Upstreams {
     /// The servers at `addrs`, or those of the host's resolv.conf, as it
     /// changes, when there are none. Touches no file.
-    pub(super) fn new(addrs: Vec<SocketAddr>, follower: Follower) -> Self {
+    pub(super) fn new(addrs: Vec<SocketAddr>, follower: Follower, leave_from: LeaveFrom) -> Self {
         let (source, servers) = if addrs.is_empty() {
             (Source::ResolvConf, Servers::of(follower.config()))
         } else {
@@ -117,6 +141,7 @@ impl Upstreams {
             source,
             follower: RefCell::new(follower),
             current,
+            leave_from,
         }
     }
 
@@ -172,7 +197,7 @@ impl Upstreams {
         for _ in 0..servers.options.attempts {
             let mut silent = Vec::new();
             for index in round {
-                match servers.ask(index, query, for_guest).await {
+                match servers.ask(index, query, for_guest, &self.leave_from).await {
                     Asked::Answer(answer) => return Some(Ok(answer)),
                     Asked::Cut(answer) if for_guest == Transport::Udp => return Some(Ok(answer)),
                     Asked::CannotTell(answer) => second_best = second_best.or(Some(answer)),
@@ -221,12 +246,18 @@ impl Servers {
         order
     }
 
-    async fn ask(&self, index: usize, query: &mut Outgoing, for_guest: Transport) -> Asked {
+    async fn ask(
+        &self,
+        index: usize,
+        query: &mut Outgoing,
+        for_guest: Transport,
+        from: &LeaveFrom,
+    ) -> Asked {
         let server = &self.list[index];
         let asked = Instant::now();
         let result = match self.options.first {
-            FirstTransport::Udp => self.ask_udp_first(server, query, for_guest).await,
-            FirstTransport::Tcp => by_tcp(server.addr, query, self.options.try_timeout).await,
+            FirstTransport::Udp => self.ask_udp_first(server, query, for_guest, from).await,
+            FirstTransport::Tcp => by_tcp(from, server.addr, query, self.options.try_timeout).await,
         };
         match result {
             Ok(answer) => {
@@ -250,18 +281,19 @@ impl Servers {
         server: &Server,
         query: &mut Outgoing,
         for_guest: Transport,
+        from: &LeaveFrom,
     ) -> Result<Vec<u8>, Failure> {
         let time = self.options.try_timeout;
-        let cut = match by_udp(server.addr, query, time).await {
+        let cut = match by_udp(from, server.addr, query, time).await {
             Ok(answer) if is_truncated(&answer) => answer,
-            Err(Failure::Forged) => return by_tcp(server.addr, query, time).await,
+            Err(Failure::Forged) => return by_tcp(from, server.addr, query, time).await,
             other => return other,
         };
         let is_enough = for_guest == Transport::Udp;
         if is_enough && in_force(&server.tcp_silent_until, Instant::now()) {
             return Ok(cut);
         }
-        match by_tcp(server.addr, query, time).await {
+        match by_tcp(from, server.addr, query, time).await {
             Ok(answer) => Ok(answer),
             Err(failure) => {
                 tracing::debug!(server = %server.addr, %failure, "no answer by TCP");
@@ -339,22 +371,23 @@ impl From<io::Error> for Failure {
 }
 
 async fn by_udp(
+    from: &LeaveFrom,
     server: SocketAddr,
     query: &mut Outgoing,
     time: Duration,
 ) -> Result<Vec<u8>, Failure> {
     query.set_id(random_id()?);
-    timeout(time, udp_exchange(server, query))
+    timeout(time, udp_exchange(from, server, query))
         .await
         .unwrap_or(Err(Failure::Timeout))
 }
 
-async fn udp_exchange(server: SocketAddr, query: &Outgoing) -> Result<Vec<u8>, Failure> {
-    let any_port = match server {
-        SocketAddr::V4(_) => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
-        SocketAddr::V6(_) => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0),
-    };
-    let socket = UdpSocket::bind(any_port).await?;
+async fn udp_exchange(
+    from: &LeaveFrom,
+    server: SocketAddr,
+    query: &Outgoing,
+) -> Result<Vec<u8>, Failure> {
+    let socket = UdpSocket::from_std(from.socket(server, Type::DGRAM)?.into())?;
     socket.connect(server).await?;
     socket.send(query.bytes()).await?;
     let mut buffer = vec![0; UDP_BUFFER_LEN];
@@ -370,18 +403,24 @@ async fn udp_exchange(server: SocketAddr, query: &Outgoing) -> Result<Vec<u8>, F
 }
 
 async fn by_tcp(
+    from: &LeaveFrom,
     server: SocketAddr,
     query: &mut Outgoing,
     time: Duration,
 ) -> Result<Vec<u8>, Failure> {
     query.set_id(random_id()?);
-    timeout(time, tcp_exchange(server, query))
+    timeout(time, tcp_exchange(from, server, query))
         .await
         .unwrap_or(Err(Failure::Timeout))
 }
 
-async fn tcp_exchange(server: SocketAddr, query: &Outgoing) -> Result<Vec<u8>, Failure> {
-    let mut stream = TcpStream::connect(server).await?;
+async fn tcp_exchange(
+    from: &LeaveFrom,
+    server: SocketAddr,
+    query: &Outgoing,
+) -> Result<Vec<u8>, Failure> {
+    let socket: std::net::TcpStream = from.socket(server, Type::STREAM)?.into();
+    let mut stream: TcpStream = TcpSocket::from_std_stream(socket).connect(server).await?;
     // One write, so that the length and the message leave together (RFC 7766
     // section 8). A query is far below 64 KiB: MAX_QUERY_LEN and a long name.
     let len = u16::try_from(query.bytes().len()).map_err(|_| Failure::Broken)?;
