@@ -65,10 +65,6 @@ use crate::net::{AddressPlan, Checksum, MacAddr, Offload};
 use crate::policy::Policy;
 use crate::wire::checksum;
 
-/// Bytes that any frame fits in: a 65535-byte IP packet, an Ethernet header and
-/// a little room.
-pub const MAX_FRAME: usize = 65535 + 14 + 19;
-
 /// Segments with less payload are copied out of their frame buffer, so that a
 /// small segment that has to wait does not hold 64 KiB.
 const COPY_BELOW: usize = 16 * 1024;
@@ -640,7 +636,7 @@ const TICK: Duration = Duration::from_millis(TICK_MS);
 pub struct Buffer(FrameBuf);
 
 impl Buffer {
-    /// [`MAX_FRAME`] bytes to read a frame into.
+    /// [`MAX_FRAME_LEN`](crate::net::MAX_FRAME_LEN) bytes to read a frame into.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.0.bytes_mut()
     }
