@@ -41,7 +41,7 @@ mod udp;
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -158,13 +158,11 @@ impl Core {
 
     /// Tells the guest, as the gateway, that its packet went nowhere.
     fn problem(&mut self, problem: Problem, offending: &[u8]) {
-        let v6 = offending.first().is_some_and(|b| b >> 4 == 6);
-        let gateway: Option<IpAddr> = if v6 {
-            self.plan.v6.map(|p| p.gateway.into())
-        } else {
-            self.plan.v4.map(|p| p.gateway.into())
+        let family: IpAddr = match offending.first().map(|b| b >> 4) {
+            Some(6) => Ipv6Addr::UNSPECIFIED.into(),
+            _ => Ipv4Addr::UNSPECIFIED.into(),
         };
-        if let Some(gateway) = gateway {
+        if let Some(gateway) = self.plan.gateway_beside(family) {
             self.egress().problem(problem, gateway, offending);
         }
     }
@@ -174,10 +172,7 @@ impl Core {
         if !addr.ip().is_loopback() {
             return addr;
         }
-        let gateway: Option<IpAddr> = match guest {
-            SocketAddr::V4(_) => self.plan.v4.map(|p| p.gateway.into()),
-            SocketAddr::V6(_) => self.plan.v6.map(|p| p.gateway.into()),
-        };
+        let gateway = self.plan.gateway_beside(guest.ip());
         SocketAddr::new(gateway.unwrap_or(addr.ip()), addr.port())
     }
 
