@@ -40,7 +40,7 @@ use self::time_wait::{Answer, TimeWaits};
 use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
-use super::flow::{FlowKey, Slots, Table, Token};
+use super::flow::{FlowKey, Idle, Slots, Table, Token};
 use super::lwip::{End, FrameBuf, Ingress, TimeWait};
 use super::packet::{IpPacket, TcpHeader};
 use super::reactor::Readiness;
@@ -55,9 +55,6 @@ pub(crate) const IDLE_ESTABLISHED: Duration = Duration::from_secs(2 * 3600 + 4 *
 
 /// Longest time a flow may be idle once one direction has closed.
 pub(crate) const IDLE_HALF_CLOSED: Duration = Duration::from_secs(120);
-
-/// Least time between two looks at all flows for idle ones.
-const IDLE_SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A SYN that waits for the host. It may carry data, so it counts towards the
 /// memory budget.
@@ -92,8 +89,12 @@ struct Flow {
     keepalive: bool,
 }
 
-impl Flow {
-    fn idle_limit(&self) -> Duration {
+impl Idle for Flow {
+    fn active(&self) -> Instant {
+        self.active
+    }
+
+    fn limit(&self) -> Duration {
         if self.half_closed {
             IDLE_HALF_CLOSED
         } else {
@@ -110,8 +111,6 @@ pub(crate) struct Tcp {
     time_waits: TimeWaits,
     marked: VecDeque<Token>,
     delayed_acks: VecDeque<(Instant, Token)>,
-    /// When to look for idle flows; none is idle before.
-    next_idle_scan: Option<Instant>,
     ended: Vec<u64>,
 }
 
@@ -134,7 +133,6 @@ impl Tcp {
             time_waits: TimeWaits::default(),
             marked: VecDeque::new(),
             delayed_acks: VecDeque::new(),
-            next_idle_scan: None,
             ended: Vec::new(),
         }
     }
@@ -274,7 +272,7 @@ impl Tcp {
             return core.drop(DropReason::HostSocket);
         };
         self.index.insert(key, token);
-        self.scan_by(now + IDLE_ESTABLISHED);
+        self.flows.look_by(now + IDLE_ESTABLISHED);
         if progress == Progress::Connected {
             self.connected(core, token);
         }
@@ -384,7 +382,7 @@ impl Tcp {
         flow.active = core.now;
         if join.is_half_closed() && !flow.half_closed {
             flow.half_closed = true;
-            self.scan_by(core.now + IDLE_HALF_CLOSED);
+            self.flows.look_by(core.now + IDLE_HALF_CLOSED);
         }
         match outcome {
             Outcome::Open => {}
@@ -447,32 +445,9 @@ impl Tcp {
                 }
             }
         }
-        if self.next_idle_scan.is_some_and(|at| at <= core.now) {
-            self.reset_idle(core.now);
-        }
-    }
-
-    fn reset_idle(&mut self, now: Instant) {
-        self.next_idle_scan = None;
-        let mut idle = Vec::new();
-        let mut next = None;
-        for (token, flow) in self.flows.iter() {
-            let limit = flow.active + flow.idle_limit();
-            if limit <= now {
-                idle.push(token);
-            } else {
-                next = Some(next.map_or(limit, |n: Instant| n.min(limit)));
-            }
-        }
-        // Flows that run out one shortly after the other do not make a scan each.
-        self.next_idle_scan = next.map(|at| at.max(now + IDLE_SCAN_INTERVAL));
-        for token in idle {
+        for token in self.flows.idle(core.now) {
             self.reset(token);
         }
-    }
-
-    fn scan_by(&mut self, at: Instant) {
-        self.next_idle_scan = Some(self.next_idle_scan.map_or(at, |next| next.min(at)));
     }
 
     /// When [`Tcp::poll_timers`] has something to do.
@@ -491,7 +466,7 @@ impl Tcp {
             self.delayed_acks.pop_front();
         }
         let ack = self.delayed_acks.front().map(|(due, _)| *due);
-        [ack, self.next_idle_scan].into_iter().flatten().min()
+        [ack, self.flows.next_look()].into_iter().flatten().min()
     }
 
     /// Resets every flow, on both sides.
