@@ -32,6 +32,7 @@ mod flow;
 pub mod fuzzing;
 mod inbound;
 mod lwip;
+mod neighbours;
 mod packet;
 mod reactor;
 mod reassembly;
@@ -212,7 +213,7 @@ impl Slirp {
             uso,
             ..
         } = parts;
-        let egress = Egress::new(parts.outlet, plan.gateway_mac, plan.mtu, now);
+        let egress = Egress::new(parts.outlet, plan.clone(), now);
         let stack = Stack::new(plan.mtu.get(), egress).map_err(io::Error::other)?;
         let pool = Pool::new(Budget::new(parts.memory));
         let reactor = Reactor::new()?;
@@ -336,12 +337,18 @@ impl Slirp {
             return Err(DropReason::NoNeighbour);
         }
         if !ethernet.is_ip() {
+            if let Some((addr, mac)) = ethernet.arp_sender(frame) {
+                self.learn(addr.into(), mac);
+            }
             self.local(frame, offload.checksum);
             return Ok(());
         }
         let ip = IpPacket::parse(frame, ETHERNET)?;
         if self.is_local(&ip, frame) {
             self.learn(ip.source, ethernet.source);
+            if let Some(target) = ip.advertised(frame) {
+                self.learn(target.into(), ethernet.source);
+            }
             self.local(frame, offload.checksum);
             return Ok(());
         }
@@ -582,6 +589,9 @@ impl Slirp {
             self.tcp.tick(&mut self.core);
         }
         self.tcp.poll_timers(&mut self.core);
+        for addr in self.core.egress().poll_neighbours() {
+            tracing::trace!(%addr, "no guest answers for an address");
+        }
         self.udp.poll_timers(now);
         self.echo.poll_timers(now);
         for packet in self.reassembly.expire(now) {
@@ -599,6 +609,7 @@ impl Slirp {
             self.udp.next_deadline(),
             self.echo.next_deadline(),
             self.reassembly.next_deadline(),
+            self.core.egress().neighbours().next_deadline(),
         ];
         others.into_iter().flatten().min()
     }
