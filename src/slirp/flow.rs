@@ -53,11 +53,12 @@ pub(crate) enum Table {
     Tcp,
     Udp,
     Echo,
+    Listener,
 }
 
 /// Names a flow, and says no when the flow has gone and its place is taken by
 /// another: an event that was already collected must not reach the newcomer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Token(u64);
 
 impl Token {
@@ -79,6 +80,7 @@ impl Token {
             1 => Table::Tcp,
             2 => Table::Udp,
             3 => Table::Echo,
+            4 => Table::Listener,
             _ => Table::Driver,
         }
     }
@@ -132,6 +134,11 @@ impl<T> Slots<T> {
     /// Flows in the table.
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Changes how many may be in the table; those that are stay.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
     }
 
     pub(crate) fn is_full(&self) -> bool {

@@ -56,6 +56,7 @@ pub use self::sockets::{HostSockets, OutboundError};
 use self::echo::Echo;
 use self::egress::{Egress, Problem};
 use self::flow::{Table, Token};
+use self::inbound::Inbound;
 use self::lwip::{Budget, FrameBuf, Ingress, Pool, Stack, TICK_MS};
 use self::packet::{ETHERNET, Ethernet, IpPacket, TcpHeader, protocol, tcp_flags};
 use self::reactor::Readiness;
@@ -177,6 +178,24 @@ impl Core {
         SocketAddr::new(gateway.unwrap_or(addr.ip()), addr.port())
     }
 
+    /// Another address, known to be a guest's, for one of the plan that is not:
+    /// DHCP and SLAAC give others than the plan's.
+    fn another_guest(&mut self, guest: SocketAddr) -> Option<SocketAddr> {
+        let planned = match guest.ip() {
+            IpAddr::V4(a) => self
+                .plan
+                .v4
+                .is_some_and(|p| [p.guest, p.dhcp_first].contains(&a)),
+            IpAddr::V6(a) => self.plan.v6.is_some_and(|p| p.guest == a),
+        };
+        let neighbours = self.egress().neighbours();
+        if !planned || neighbours.get(guest.ip()).is_some() {
+            return None;
+        }
+        let other = neighbours.another(guest.ip())?;
+        Some(SocketAddr::new(other, guest.port()))
+    }
+
     fn send_udp(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
         const HOP_LIMIT: u8 = 64;
         match crate::wire::udp::datagram(from, to, HOP_LIMIT, payload) {
@@ -193,6 +212,9 @@ pub struct Slirp {
     tcp: Tcp,
     udp: Udp,
     echo: Echo,
+    inbound: Inbound,
+    /// Descriptors that TCP flows and listeners share.
+    descriptors: usize,
     reassembly: Reassembly,
     answers: Vec<Vec<u8>>,
     ready: Vec<(Token, Readiness)>,
@@ -238,6 +260,8 @@ impl Slirp {
             tcp: Tcp::new(tcp_limit),
             udp: Udp::new(udp_limit),
             echo: Echo::new(),
+            inbound: Inbound::new(),
+            descriptors: tcp_limit,
             reassembly: Reassembly::default(),
             answers: Vec::new(),
             ready: Vec::new(),
@@ -286,17 +310,26 @@ impl Slirp {
     /// Leads the clients of `listener` to the guest.
     ///
     /// # Errors
-    /// When the table of listeners is full, or as `epoll_ctl(2)`.
+    /// `InvalidInput` when neither side of the target is an address that a guest
+    /// can have; when the table of listeners is full; as `epoll_ctl(2)`.
     pub fn listen(&mut self, listener: Listener) -> io::Result<ListenerId> {
-        drop(listener);
-        Err(io::ErrorKind::Unsupported.into())
+        let id = self.inbound.listen(&self.core, listener)?;
+        self.share_descriptors();
+        Ok(id)
     }
 
     /// Closes a listener; what it has accepted lives on. False when there is
     /// no such listener any more.
     pub fn unlisten(&mut self, id: ListenerId) -> bool {
-        let ListenerId(_) = id;
-        false
+        let known = self.inbound.unlisten(&self.core, id);
+        self.share_descriptors();
+        known
+    }
+
+    fn share_descriptors(&mut self) {
+        let listeners = self.inbound.len();
+        self.tcp
+            .set_limit(self.descriptors.saturating_sub(listeners));
     }
 
     /// What was dropped.
@@ -546,6 +579,7 @@ impl Slirp {
             tcp,
             udp,
             echo,
+            inbound,
             ready,
             ..
         } = self;
@@ -565,6 +599,7 @@ impl Slirp {
                 Table::Tcp => tcp.host_ready(core, token, readiness),
                 Table::Udp => udp.host_ready(core, token, readiness),
                 Table::Echo => echo.host_ready(core, token, readiness),
+                Table::Listener => inbound.host_ready(token, readiness),
             }
         }
         Ok(seen)
@@ -574,10 +609,11 @@ impl Slirp {
     /// is more, after others had their turn.
     pub fn work(&mut self) -> bool {
         self.udp.flush(&mut self.core);
+        let clients = self.inbound.work(&mut self.core, &mut self.tcp);
         let udp = self.udp.work(&mut self.core);
         let tcp = self.tcp.work(&mut self.core);
         self.poll_timers();
-        udp || tcp
+        clients || udp || tcp
     }
 
     fn poll_timers(&mut self) {
@@ -590,7 +626,7 @@ impl Slirp {
         }
         self.tcp.poll_timers(&mut self.core);
         for addr in self.core.egress().poll_neighbours() {
-            tracing::trace!(%addr, "no guest answers for an address");
+            self.tcp.silent(&mut self.core, addr);
         }
         self.udp.poll_timers(now);
         self.echo.poll_timers(now);
@@ -610,6 +646,7 @@ impl Slirp {
             self.echo.next_deadline(),
             self.reassembly.next_deadline(),
             self.core.egress().neighbours().next_deadline(),
+            self.inbound.next_deadline(),
         ];
         others.into_iter().flatten().min()
     }

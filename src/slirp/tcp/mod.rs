@@ -25,22 +25,25 @@
 //! [`join`] and the budget.
 
 mod join;
+mod opening;
 mod time_wait;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use socket2::SockRef;
 
 use self::join::{ACK_DELAY, AckNeed, Join, Outcome};
+use self::opening::Opening;
 use self::time_wait::{Answer, TimeWaits};
 use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
 use super::flow::{FlowKey, Idle, Slots, Table, Token};
+use super::inbound::PortSearch;
 use super::lwip::{End, FrameBuf, Ingress, TimeWait};
 use super::packet::{IpPacket, TcpHeader};
 use super::reactor::Readiness;
@@ -77,6 +80,8 @@ struct Flow {
     key: FlowKey,
     socket: OwnedFd,
     phase: Phase,
+    /// A client that the guest has not answered yet: nothing is read from it.
+    opening: Option<Box<Opening>>,
     /// When something last moved.
     active: Instant,
     /// In the queue of marked flows.
@@ -87,6 +92,22 @@ struct Flow {
     half_closed: bool,
     /// Keepalive is on at the host's side.
     keepalive: bool,
+}
+
+impl Flow {
+    fn new(key: FlowKey, socket: OwnedFd, phase: Phase, now: Instant) -> Self {
+        Self {
+            key,
+            socket,
+            phase,
+            opening: None,
+            active: now,
+            marked: false,
+            ack_queued: false,
+            half_closed: false,
+            keepalive: false,
+        }
+    }
 }
 
 impl Idle for Flow {
@@ -111,6 +132,9 @@ pub(crate) struct Tcp {
     time_waits: TimeWaits,
     marked: VecDeque<Token>,
     delayed_acks: VecDeque<(Instant, Token)>,
+    /// Clients that the guest has not answered yet, by when to look at them.
+    openings: BTreeSet<(Instant, Token)>,
+    ports: PortSearch,
     ended: Vec<u64>,
 }
 
@@ -133,8 +157,15 @@ impl Tcp {
             time_waits: TimeWaits::default(),
             marked: VecDeque::new(),
             delayed_acks: VecDeque::new(),
+            openings: BTreeSet::new(),
+            ports: PortSearch::default(),
             ended: Vec::new(),
         }
+    }
+
+    /// Changes how many flows there may be; those that are open stay.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.flows.set_limit(limit.min(MAX_FLOWS));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -257,16 +288,7 @@ impl Tcp {
         let (reactor, now) = (&core.reactor, core.now);
         let token = self.flows.insert_with(|token| {
             reactor.watch(&socket, token).ok()?;
-            Some(Flow {
-                key,
-                socket,
-                phase: Phase::Connecting(held),
-                active: now,
-                marked: false,
-                ack_queued: false,
-                half_closed: false,
-                keepalive: false,
-            })
+            Some(Flow::new(key, socket, Phase::Connecting(held), now))
         });
         let Some(token) = token else {
             return core.drop(DropReason::HostSocket);
@@ -284,6 +306,7 @@ impl Tcp {
             return;
         };
         match &mut flow.phase {
+            Phase::Joined(_) if flow.opening.is_some() => self.client_ready(token, ready),
             Phase::Joined(join) => {
                 join.host_ready(ready);
                 self.mark(token);
@@ -371,6 +394,12 @@ impl Tcp {
             return;
         };
         flow.marked = false;
+        if flow.opening.is_some() && !self.answered(core, token) {
+            return;
+        }
+        let Some(flow) = self.flows.get_mut(token) else {
+            return;
+        };
         let Phase::Joined(join) = &mut flow.phase else {
             return;
         };
@@ -409,13 +438,15 @@ impl Tcp {
     /// Ends a flow with a reset on whichever side is still there.
     fn reset(&mut self, token: Token) {
         if let Some(flow) = self.remove(token) {
-            // Not possible on a service's socket, nor needed there.
-            let _ = SockRef::from(&flow.socket).set_linger(Some(Duration::ZERO));
+            abort(&flow.socket);
         }
     }
 
     fn remove(&mut self, token: Token) -> Option<Flow> {
         let flow = self.flows.remove(token)?;
+        if let Some(opening) = &flow.opening {
+            self.openings.remove(&(opening.due(), token));
+        }
         // The port may be in use again already.
         if self.index.get(&flow.key) == Some(&token) {
             self.index.remove(&flow.key);
@@ -445,6 +476,7 @@ impl Tcp {
                 }
             }
         }
+        self.poll_openings(core);
         for token in self.flows.idle(core.now) {
             self.reset(token);
         }
@@ -466,7 +498,11 @@ impl Tcp {
             self.delayed_acks.pop_front();
         }
         let ack = self.delayed_acks.front().map(|(due, _)| *due);
-        [ack, self.flows.next_look()].into_iter().flatten().min()
+        let opening = self.openings.first().map(|(due, _)| *due);
+        [ack, opening, self.flows.next_look()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Resets every flow, on both sides.
@@ -476,6 +512,12 @@ impl Tcp {
             self.reset(token);
         }
     }
+}
+
+/// Lets the socket end with a reset when it is closed.
+fn abort(socket: impl AsFd) {
+    // Not possible on a unix socket, nor needed there.
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
 }
 
 /// How far a connect got at once.
