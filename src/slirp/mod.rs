@@ -66,6 +66,7 @@ use self::udp::Udp;
 use crate::net::{AddressPlan, Checksum, MacAddr, Offload};
 use crate::policy::Policy;
 use crate::wire::checksum;
+use crate::wire::icmp::Refusal;
 
 /// Segments with less payload are copied out of their frame buffer, so that a
 /// small segment that has to wait does not hold 64 KiB.
@@ -464,11 +465,26 @@ impl Slirp {
                 self.tcp_segment(buffer, &ip)
             }
             protocol::UDP => self.udp_datagram(buffer, ip, offload),
+            protocol::ICMP | protocol::ICMPV6
+                if self.inbound.len() > 0
+                    && let Some(refusal) = Refusal::parse(&buffer.bytes()[ip.packet.clone()]) =>
+            {
+                self.refused(refusal);
+                Ok(())
+            }
             protocol::ICMP | protocol::ICMPV6 => {
                 self.echo.input(&mut self.core, &buffer.bytes()[ip.packet]);
                 Ok(())
             }
             _ => Err(DropReason::Protocol),
+        }
+    }
+
+    /// The guest does not want what a client of a listener has sent.
+    fn refused(&mut self, refusal: Refusal) {
+        let (guest, seen) = (refusal.to, refusal.from);
+        if refusal.protocol == protocol::TCP {
+            self.tcp.unwanted(&mut self.core, guest, seen);
         }
     }
 
