@@ -128,13 +128,7 @@ fn reachable(config: &Config) -> String {
         HostLoopback::Closed => "not this host's loopback (--host-loopback)".to_owned(),
         HostLoopback::Open => format!("this host's loopback at {gateways}"),
         HostLoopback::Ports(ranges) => {
-            let ports: Vec<String> = ranges
-                .iter()
-                .map(|r| match r.first == r.last {
-                    true => r.first.to_string(),
-                    false => format!("{}-{}", r.first, r.last),
-                })
-                .collect();
+            let ports: Vec<String> = ranges.iter().map(ToString::to_string).collect();
             format!(
                 "ports {} of this host's loopback at {gateways}",
                 ports.join(",")

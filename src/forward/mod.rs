@@ -5,14 +5,37 @@
 //! | host to guest | `--publish` | a socket of the host, bound here | through the translation core |
 //! | guest to host | `--expose-host` | the gateway's address | policy leads it to a host port or socket |
 //!
-//! [`spec`] is the one parser of how forwards are written. This room binds
-//! sockets and keeps the table of forwards; it reaches the translation core
-//! through [`GuestSide`] only.
+//! # Theory of operation
+//!
+//! [`spec`] says how forwards are written, [`parse`] is the one parser of it,
+//! whoever asks: the command line, the control socket, another program's API.
+//!
+//! [`Forwards`] is the table. Adding is idempotent: the same forward again is
+//! the same entry. A forward stands with all of its ports or not at all. What is
+//! bound is handed to the translation core at once, through [`GuestSide`]; this
+//! room keeps names of it, and of files that are to be removed at the end. So it
+//! does nothing while traffic flows.
+//!
+//! [`bind`] makes sockets and says who is in the way. [`Passed`] holds the sockets
+//! that a service manager opened. [`auto`] follows the ports that programs of
+//! the guest listen on.
+//!
+//! Bounds: [`MAX_FORWARDS`] forwards, [`MAX_SOCKETS`] sockets among them, fewer
+//! where the limit of open files is low; [`auto::MAX_AUTO`] ports that are
+//! followed.
 
+pub mod auto;
+pub mod bind;
+mod holder;
+pub mod parse;
+mod passed;
 pub mod spec;
+mod table;
+mod unix;
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 
@@ -20,7 +43,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::{HostTarget, Protocol};
 
-pub use self::spec::ForwardSpec;
+pub use self::bind::{BindError, BoundAt};
+pub use self::parse::SpecError;
+pub use self::passed::{Passed, PassedError, PassedSocket};
+pub use self::spec::{
+    AutoPublish, Expose, ExposeTo, ForwardSpec, Publish, PublishAt, PublishOption,
+};
+pub use self::table::{
+    Added, ForwardError, ForwardInfo, Forwards, MAX_FORWARDS, MAX_SOCKETS, Origin, Outcome,
+};
 
 /// Names a forward. Counted from 1 and never used twice in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,7 +72,8 @@ pub trait GuestSide {
     /// Leads the clients of `socket` to the guest.
     ///
     /// # Errors
-    /// When there is no room for another listener.
+    /// When there is no room for another listener, or the guest's network has no
+    /// such address.
     fn listen(&mut self, socket: HostSocket) -> io::Result<Self::Listener>;
 
     /// Closes a listener; connections it has accepted live on.
@@ -57,12 +89,13 @@ pub trait GuestSide {
 /// A bound socket of the host and the guest's port that its clients end up at.
 #[derive(Debug)]
 pub struct HostSocket {
-    /// Bound, listening unless it is a UDP socket, non-blocking.
+    /// Bound, listening unless it is a UDP socket, non-blocking. An IPv6 socket
+    /// may take IPv4 clients too: their addresses are then mapped ones.
     pub socket: OwnedFd,
     /// What it is.
     pub kind: SocketKind,
     /// The guest's address; `None`: the guest, by the client's family.
-    pub guest: Option<std::net::IpAddr>,
+    pub guest: Option<IpAddr>,
     /// The guest's port.
     pub port: u16,
 }

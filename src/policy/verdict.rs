@@ -1,19 +1,66 @@
 //! From a flow's destination to its [`Verdict`].
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::net::AddressPlan;
 
 /// An inclusive range of ports, `first <= last`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PortRange {
     /// First port.
     pub first: u16,
     /// Last port.
     pub last: u16,
+}
+
+impl PortRange {
+    /// Just this port.
+    #[must_use]
+    pub const fn one(port: u16) -> Self {
+        Self {
+            first: port,
+            last: port,
+        }
+    }
+
+    /// How many ports there are: at least one.
+    #[must_use]
+    pub fn count(self) -> usize {
+        usize::from(self.last.saturating_sub(self.first)) + 1
+    }
+
+    /// True when `port` is one of them.
+    #[must_use]
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+
+    /// True when the two have a port in common.
+    #[must_use]
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+
+    /// All of them, in order.
+    pub fn ports(self) -> RangeInclusive<u16> {
+        self.first..=self.last
+    }
+}
+
+/// As users write it: `80`, `8000-8010`.
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
 }
 
 /// What of the host's loopback the gateway address reaches.
@@ -124,7 +171,7 @@ impl HostLoopback {
         match self {
             Self::Closed => false,
             Self::Open => true,
-            Self::Ports(ranges) => ranges.iter().any(|r| (r.first..=r.last).contains(&port)),
+            Self::Ports(ranges) => ranges.iter().any(|range| range.contains(port)),
         }
     }
 }
