@@ -97,6 +97,19 @@ pub(crate) enum Command {
     /// Measures the gateway on this machine; needs nothing else and no network
     #[command(max_term_width = 100)]
     Speedtest(SpeedtestArgs),
+    /// Stands in for slirp4netns, with its command line; so does gw when started by that name
+    ///
+    /// 'gw slirp4netns --help' lists its options.
+    #[command(disable_help_flag = true)]
+    Slirp4netns {
+        /// What slirp4netns takes. Read by its own rules, before these here
+        #[arg(
+            value_name = "ARGS",
+            trailing_var_arg = true,
+            allow_hyphen_values = true
+        )]
+        args: Vec<OsString>,
+    },
 }
 
 /// Options of `gw run`.

@@ -107,6 +107,11 @@ pub(crate) fn print_failure(text: &str) {
     print_error(text, false);
 }
 
+/// The error with what caused it, in one line.
+pub(crate) fn in_one_line(error: &dyn Error) -> String {
+    chain(error)
+}
+
 /// Prints a line behind an error that says what to do about it.
 pub(crate) fn print_remedy(text: &str) {
     print(&format!("{text}\n"));

@@ -3,6 +3,7 @@
 //! `args` is what can be written, `values` parses single values, `resolve` makes
 //! a [`Config`](crate::config::Config) of it. `serve` and `run` are the two ways to
 //! come by a namespace; both fork what they need before the runtime starts.
+//! `slirp4netns` is another front door, with a command line of its own.
 
 mod args;
 mod host;
@@ -12,6 +13,7 @@ mod resolv_conf;
 mod resolve;
 mod run;
 mod serve;
+pub mod slirp4netns;
 pub mod speedtest;
 mod summary;
 mod values;
@@ -75,6 +77,11 @@ enum Failure {
     Attach(#[from] AttachError),
     #[error(transparent)]
     Gateway(#[from] GatewayError),
+    #[error(
+        "the descriptor {fd} is no TAP that can be served: {source}; hand over one that has been \
+         attached to a TAP (TUNSETIFF), like '7<>/dev/net/tun' in a program that does so"
+    )]
+    TapFd { fd: i32, source: io::Error },
     #[error("cannot start the event loop: {0}; is the limit of open files too low?")]
     Runtime(#[source] io::Error),
     #[error("cannot make a process for the command: {0}; is the limit of processes too low?")]
@@ -90,6 +97,9 @@ enum Failure {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(call) = slirp4netns::Call::of(std::env::args_os()) {
+        return slirp4netns::main(call);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return not_parsed(&e).into(),

@@ -111,15 +111,17 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
                 run.gateway,
             )
         }
-        // The speed test is no way to serve a namespace; `main` has seen to it.
-        (Some(Command::Speedtest(_)) | None, Some(target)) => (
+        // The others are no ways to serve a namespace; `main` has seen to them.
+        (Some(Command::Speedtest(_) | Command::Slirp4netns { .. }) | None, Some(target)) => (
             Mode::Attach {
                 target,
                 userns: cli.userns,
             },
             cli.gateway,
         ),
-        (Some(Command::Speedtest(_)) | None, None) => return Err(UsageError::NothingToDo),
+        (Some(Command::Speedtest(_) | Command::Slirp4netns { .. }) | None, None) => {
+            return Err(UsageError::NothingToDo);
+        }
     };
     let messages = messages(&gateway);
     let mut warnings = Vec::new();
@@ -215,7 +217,7 @@ fn plan(args: &GatewayArgs, warnings: &mut Vec<String>) -> Result<AddressPlan, U
 
 /// A MAC address of the gateway's own. Where the system has no randomness yet
 /// any will do: there are two stations on the link.
-fn random_mac() -> MacAddr {
+pub(super) fn random_mac() -> MacAddr {
     let mut bytes = [0x02, 0x67, 0x77, 0x00, 0x00, 0x02];
     let _ = getrandom::fill(&mut bytes);
     MacAddr::local_from(bytes)
@@ -233,14 +235,27 @@ fn dns(args: &GatewayArgs) -> Result<Option<DnsConfig>, UsageError> {
     };
     Ok(Some(DnsConfig {
         upstreams: args.dns.clone(),
-        resolv_conf: PathBuf::from("/etc/resolv.conf"),
         search,
         ndots: args.ndots.unwrap_or(1),
         hosts: args.host.clone(),
         outbound4: args.outbound_addr.clone(),
         outbound6: args.outbound_addr6.clone(),
-        deadline: Duration::from_secs(10),
+        ..default_dns()
     }))
+}
+
+/// The host's own resolver settings, followed as they change.
+pub(super) fn default_dns() -> DnsConfig {
+    DnsConfig {
+        upstreams: Vec::new(),
+        resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        search: None,
+        ndots: 1,
+        hosts: Vec::new(),
+        outbound4: None,
+        outbound6: None,
+        deadline: Duration::from_secs(10),
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
-//! `gw --netns`: serves a namespace that is there already.
+//! `gw --netns`: serves a namespace that is there already. And what all ways to
+//! serve one share.
 
+use std::future::Future;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -9,6 +11,7 @@ use super::messages::{Audience, Voice};
 use super::{Exit, Failure, runtime, summary};
 use crate::config::Config;
 use crate::gateway::{Gateway, StopReason};
+use crate::tap::Link;
 use crate::tap::netns::{Attached, NetnsTarget, attach};
 
 /// Those that end the gateway in good order.
@@ -36,8 +39,6 @@ pub(super) fn serve(
         watch,
         helper,
     } = attach(target, userns, &config.interface, &config.plan)?;
-    raise_descriptor_limit();
-    let runtime = runtime()?;
     let ready = || {
         for warning in made.warnings.iter().cloned().chain(handles.announce()) {
             voice.warn(&warning);
@@ -64,19 +65,32 @@ pub(super) fn serve(
             _ = watch.gone() => StopReason::TargetGone,
         }
     };
-    let mut stopped = None;
-    runtime.block_on(async {
-        let gateway = Gateway::new(config, Box::new(tap))?;
-        let stop = async {
-            let reason = stop.await;
-            tracing::info!(?reason, "stopping");
-            stopped = Some(reason);
-            reason
-        };
-        gateway.run(ready, stop).await
-    })?;
-    match stopped {
+    match carry(config, Box::new(tap), || Ok(()), ready, stop)? {
         Some(_) => Ok(Exit::Success),
         None => Err(Failure::LinkGone),
     }
+}
+
+/// Builds the gateway on `link` and serves until `stop` resolves, or the link is
+/// gone (`None`). `settle` is called when all that the gateway needs is open, to
+/// give up what it does not need; then `ready`, when traffic flows.
+pub(super) fn carry(
+    config: &Config,
+    link: Box<dyn Link>,
+    settle: impl FnOnce() -> Result<(), Failure>,
+    ready: impl FnOnce(),
+    stop: impl Future<Output = StopReason>,
+) -> Result<Option<StopReason>, Failure> {
+    raise_descriptor_limit();
+    let stop = async {
+        let reason = stop.await;
+        tracing::info!(?reason, "stopping");
+        reason
+    };
+    let ended = runtime()?.block_on(async {
+        let gateway = Gateway::new(config, link)?;
+        settle()?;
+        Ok::<_, Failure>(gateway.run(ready, stop).await?)
+    })?;
+    Ok(ended.reason)
 }

@@ -201,6 +201,27 @@ pub async fn hung_up(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
+/// Resolves when poll(2), asked for nothing, tells of `fd`: its other end is
+/// closed altogether, or it is broken. Data, and an end that will only send no
+/// more, are taken for nothing.
+///
+/// # Errors
+/// When `fd` is of a kind that cannot be waited for, such as a regular file.
+pub async fn disconnected(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let interest = Interest::READABLE | Interest::ERROR;
+    // SAFETY: as in `readable`.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) }?;
+    loop {
+        let mut look = [PollFd::new(fd, PollFlags::empty())];
+        poll(&mut look, PollTimeout::ZERO)?;
+        if look[0].any().unwrap_or(true) {
+            return Ok(());
+        }
+        // What happened since the look has made an edge.
+        registered.ready(interest).await?.clear_ready();
+    }
+}
+
 /// True when this process ignores `signal`, as its caller may have arranged
 /// (nohup(1), a shell's background jobs).
 #[must_use]
