@@ -111,15 +111,17 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
                 run.gateway,
             )
         }
-        // The speed test is no way to serve a namespace; `main` has seen to it.
-        (Some(Command::Speedtest(_)) | None, Some(target)) => (
+        // These are no ways to serve a namespace; `main` has seen to them.
+        (Some(Command::Speedtest(_) | Command::Ctl(_)) | None, Some(target)) => (
             Mode::Attach {
                 target,
                 userns: cli.userns,
             },
             cli.gateway,
         ),
-        (Some(Command::Speedtest(_)) | None, None) => return Err(UsageError::NothingToDo),
+        (Some(Command::Speedtest(_) | Command::Ctl(_)) | None, None) => {
+            return Err(UsageError::NothingToDo);
+        }
     };
     let messages = messages(&gateway);
     let mut warnings = Vec::new();
@@ -177,7 +179,7 @@ fn config(args: GatewayArgs, warnings: &mut Vec<String>) -> Result<Config, Usage
         ready_fd: args.ready_fd,
         exit_fd: args.exit_fd,
         pid_file: args.pid_file,
-        control: None,
+        control: args.control,
         slirp4netns_api: None,
     })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use super::lifecycle::{Handles, Signals, exit_requested, raise_descriptor_limit};
-use super::messages::{Audience, Voice};
+use super::messages::{Audience, Voice, set_level};
 use super::{Exit, Failure, runtime, summary};
 use crate::config::Config;
 use crate::gateway::{Gateway, StopReason};
@@ -64,19 +64,16 @@ pub(super) fn serve(
             _ = watch.gone() => StopReason::TargetGone,
         }
     };
-    let mut stopped = None;
-    runtime.block_on(async {
-        let gateway = Gateway::new(config, Box::new(tap))?;
-        let stop = async {
-            let reason = stop.await;
-            tracing::info!(?reason, "stopping");
-            stopped = Some(reason);
-            reason
-        };
+    let ended = runtime.block_on(async {
+        let mut gateway = Gateway::new(config, Box::new(tap))?;
+        gateway.on_log_level(Box::new(set_level));
         gateway.run(ready, stop).await
     })?;
-    match stopped {
-        Some(_) => Ok(Exit::Success),
+    match ended.reason {
+        Some(reason) => {
+            tracing::info!(?reason, "stopped");
+            Ok(Exit::Success)
+        }
         None => Err(Failure::LinkGone),
     }
 }
