@@ -36,7 +36,7 @@ use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
 use super::errqueue::{self, socket_addr};
-use super::flow::{Slots, Table, Token};
+use super::flow::{Idle, Slots, Table, Token};
 use super::lwip::FrameBuf;
 use super::packet::IpPacket;
 use super::reactor::Readiness;
@@ -93,8 +93,12 @@ struct Flow {
     marked: bool,
 }
 
-impl Flow {
-    fn idle_limit(&self) -> Duration {
+impl Idle for Flow {
+    fn active(&self) -> Instant {
+        self.active
+    }
+
+    fn limit(&self) -> Duration {
         match (self.answered, self.dns_only) {
             (_, true) => IDLE_DNS,
             (false, false) => IDLE_UNANSWERED,
@@ -157,7 +161,6 @@ pub(crate) struct Udp {
     marked: Vec<Token>,
     batch: Option<Batch>,
     buffers: Vec<Box<[u8]>>,
-    next_idle_scan: Option<Instant>,
 }
 
 impl std::fmt::Debug for Udp {
@@ -176,7 +179,6 @@ impl Udp {
             marked: Vec::new(),
             batch: None,
             buffers: Vec::new(),
-            next_idle_scan: None,
         }
     }
 
@@ -233,8 +235,10 @@ impl Udp {
             flow.dns_only &= to.port() == 53;
             return Ok(token);
         }
-        if self.flows.is_full() {
-            self.remove_longest_idle();
+        if self.flows.is_full()
+            && let Some(oldest) = self.flows.longest_idle()
+        {
+            self.remove(oldest);
         }
         let socket = core.sockets.udp(to)?;
         let mut watched = Ok(());
@@ -256,19 +260,8 @@ impl Udp {
         watched?;
         let token = token.ok_or(Errno::ENOBUFS)?;
         self.index.insert(guest, token);
-        self.scan_by(core.now + IDLE_DNS);
+        self.flows.look_by(core.now + IDLE_DNS);
         Ok(token)
-    }
-
-    fn remove_longest_idle(&mut self) {
-        let oldest = self
-            .flows
-            .iter()
-            .min_by_key(|(_, flow)| flow.active)
-            .map(|(token, _)| token);
-        if let Some(token) = oldest {
-            self.remove(token);
-        }
     }
 
     fn remove(&mut self, token: Token) {
@@ -493,34 +486,14 @@ impl Udp {
 
     /// Removes idle flows.
     pub(crate) fn poll_timers(&mut self, now: Instant) {
-        if self.next_idle_scan.is_none_or(|at| at > now) {
-            return;
-        }
-        let mut next = None;
-        let mut idle = Vec::new();
-        for (token, flow) in self.flows.iter() {
-            let limit = flow.active + flow.idle_limit();
-            if limit <= now {
-                idle.push(token);
-            } else {
-                next = Some(next.map_or(limit, |n: Instant| n.min(limit)));
-            }
-        }
-        // A flow that was short-lived may have become long-lived and the
-        // reverse; a scan a second is enough.
-        self.next_idle_scan = next.map(|at| at.max(now + Duration::from_secs(1)));
-        for token in idle {
+        for token in self.flows.idle(now) {
             self.remove(token);
         }
     }
 
-    fn scan_by(&mut self, at: Instant) {
-        self.next_idle_scan = Some(self.next_idle_scan.map_or(at, |next| next.min(at)));
-    }
-
     /// When [`Udp::poll_timers`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.next_idle_scan
+        self.flows.next_look()
     }
 }
 
