@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use super::ctl::CtlArgs;
 use super::speedtest::SpeedtestArgs;
 use super::values;
 use crate::config::Outbound;
@@ -61,7 +62,7 @@ it was not found, 126 when it could not be started.
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
     max_term_width = 100,
-    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]\n       gw speedtest [OPTIONS]"
+    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]\n       gw ctl <PATH> <VERB> [OPTIONS]\n       gw speedtest [OPTIONS]"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -110,6 +111,9 @@ pub(crate) enum Command {
         )]
         args: Vec<OsString>,
     },
+    /// Asks or tells a running gateway, through the socket it was given with --control
+    #[command(max_term_width = 100)]
+    Ctl(CtlArgs),
 }
 
 /// Options of `gw run`.
@@ -221,6 +225,10 @@ pub(crate) struct GatewayArgs {
     /// Write the process id to this file when traffic flows; removed at the end
     #[arg(long, value_name = "PATH", help_heading = "Process")]
     pub(crate) pid_file: Option<PathBuf>,
+
+    /// Make a unix socket there, on which this user and root can control the gateway ('gw ctl')
+    #[arg(long, value_name = "PATH", help_heading = "Process")]
+    pub(crate) control: Option<PathBuf>,
 
     /// Print nothing but the reason of a failure
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Messages")]

@@ -6,11 +6,15 @@
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::{Registry, reload};
 
 use super::args::LogFormat;
 use super::resolve::{Level, Messages};
+use crate::control::proto::LogLevel;
 
 /// Where messages go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +25,21 @@ pub(crate) enum Audience {
     Log,
     /// Nobody: only failures are told.
     Nobody,
+}
+
+/// Whether the level of the log can change while the program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Adjustable {
+    /// By [`set_level`].
+    Yes,
+    /// It cannot.
+    No,
+}
+
+impl From<bool> for Adjustable {
+    fn from(yes: bool) -> Self {
+        if yes { Self::Yes } else { Self::No }
+    }
 }
 
 /// Says things to the audience there is.
@@ -34,7 +53,11 @@ pub(crate) struct Voice {
 impl Voice {
     /// Sets up logging for the rest of the process. `quiet_log`: a log gets
     /// warnings only, for the sake of a command that writes to the same place.
-    pub(crate) fn set_up(messages: Messages, log_default: LevelFilter) -> Self {
+    pub(crate) fn set_up(
+        messages: Messages,
+        log_default: LevelFilter,
+        adjustable: Adjustable,
+    ) -> Self {
         let terminal = io::stderr().is_terminal();
         let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let audience = match (messages.level, messages.format) {
@@ -50,8 +73,10 @@ impl Voice {
             (Level::Verbose, _) => LevelFilter::DEBUG,
             (Level::Everything, _) => LevelFilter::TRACE,
         };
-        if level != LevelFilter::OFF {
-            subscribe(messages.format, level, audience, colour);
+        match adjustable {
+            Adjustable::Yes => subscribe_adjustable(messages.format, level, audience, colour),
+            Adjustable::No if level == LevelFilter::OFF => {}
+            Adjustable::No => subscribe(messages.format, level, audience, colour),
         }
         Self {
             audience,
@@ -162,6 +187,39 @@ fn subscribe(format: LogFormat, level: LevelFilter, audience: Audience, colour: 
             tracing::subscriber::set_global_default(builder.with_ansi(false).finish())
         }
     };
+}
+
+/// The log's level. A process has one subscriber, so it has one of these.
+static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+
+/// As [`subscribe`], with a level that [`set_level`] can change.
+fn subscribe_adjustable(format: LogFormat, level: LevelFilter, audience: Audience, colour: bool) {
+    let (filter, handle) = reload::Layer::new(level);
+    // What is logged later may be details.
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let layer = match (format, audience) {
+        (LogFormat::Json, _) => layer.json().boxed(),
+        (LogFormat::Text, Audience::Person) => layer.with_ansi(colour).without_time().boxed(),
+        (LogFormat::Text, _) => layer.with_ansi(false).boxed(),
+    };
+    let subscriber = Registry::default().with(filter).with(layer);
+    if tracing::subscriber::set_global_default(subscriber).is_ok() {
+        let _ = LEVEL.set(handle);
+    }
+}
+
+/// Sets how much is logged from now on.
+pub(crate) fn set_level(level: LogLevel) -> Result<(), String> {
+    let filter = match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let handle = LEVEL.get().ok_or("the log's level is fixed")?;
+    handle.reload(filter).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

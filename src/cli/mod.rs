@@ -6,6 +6,7 @@
 //! `slirp4netns` is another front door, with a command line of its own.
 
 mod args;
+mod ctl;
 mod host;
 mod lifecycle;
 mod messages;
@@ -107,6 +108,9 @@ pub fn main() -> ExitCode {
     if let Some(Command::Speedtest(args)) = &cli.command {
         return speedtest::run(args);
     }
+    if let Some(Command::Ctl(args)) = &cli.command {
+        return ctl::run(args);
+    }
     let invocation = match resolve::resolve(cli) {
         Ok(invocation) => invocation,
         Err(UsageError::NothingToDo) if std::env::args_os().len() <= 1 => {
@@ -147,7 +151,8 @@ fn execute(invocation: &Invocation) -> Exit {
         // The command writes to the same place.
         Mode::Run(_) => LevelFilter::WARN,
     };
-    let voice = Voice::set_up(*messages, log_default);
+    let adjustable = config.control.is_some();
+    let voice = Voice::set_up(*messages, log_default, adjustable.into());
     for warning in warnings.iter().chain(&host::warnings(config)) {
         voice.warn(warning);
     }

@@ -112,16 +112,14 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
             )
         }
         // The others are no ways to serve a namespace; `main` has seen to them.
-        (Some(Command::Speedtest(_) | Command::Slirp4netns { .. }) | None, Some(target)) => (
+        (_, Some(target)) => (
             Mode::Attach {
                 target,
                 userns: cli.userns,
             },
             cli.gateway,
         ),
-        (Some(Command::Speedtest(_) | Command::Slirp4netns { .. }) | None, None) => {
-            return Err(UsageError::NothingToDo);
-        }
+        (_, None) => return Err(UsageError::NothingToDo),
     };
     let messages = messages(&gateway);
     let mut warnings = Vec::new();
@@ -179,7 +177,7 @@ fn config(args: GatewayArgs, warnings: &mut Vec<String>) -> Result<Config, Usage
         ready_fd: args.ready_fd,
         exit_fd: args.exit_fd,
         pid_file: args.pid_file,
-        control: None,
+        control: args.control,
         slirp4netns_api: None,
     })
 }

@@ -33,7 +33,7 @@ use nix::unistd::{getpgrp, tcgetpgrp, tcsetpgrp};
 
 use self::child::Plan;
 use super::lifecycle::{Handles, Signals, exit_requested, raise_descriptor_limit};
-use super::messages::{Audience, Voice};
+use super::messages::{Audience, Voice, set_level};
 use super::resolve::RunMode;
 use super::{Exit, Failure, resolv_conf, runtime, summary};
 use crate::config::{Config, Configure};
@@ -92,22 +92,20 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
         // When it fails the child is gone, which the gateway will notice.
         let _ = send(ours.as_raw_fd(), b"1", MsgFlags::MSG_NOSIGNAL);
     };
-    let mut stopped = None;
     let stop = async {
-        let reason = tokio::select! {
+        tokio::select! {
             // Where the child cannot be waited for this way, wait() below can.
             _ = sys::readable(pidfd.as_fd()) => StopReason::CommandEnded,
             () = exit_requested(exit.as_ref()) => StopReason::ExitFd,
             () = forward_signals(&signals, &command) => StopReason::CommandEnded,
-        };
-        stopped = Some(reason);
-        reason
+        }
     };
-    runtime.block_on(async {
-        let gateway = Gateway::new(config, Box::new(tap))?;
+    let ended = runtime.block_on(async {
+        let mut gateway = Gateway::new(config, Box::new(tap))?;
+        gateway.on_log_level(Box::new(set_level));
         gateway.run(ready, stop).await
     })?;
-    match stopped {
+    match ended.reason {
         Some(StopReason::CommandEnded) => command.wait(),
         Some(_) => command.terminate(&pidfd),
         None => {

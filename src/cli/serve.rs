@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use super::lifecycle::{Handles, Signals, exit_requested, raise_descriptor_limit};
-use super::messages::{Audience, Voice};
+use super::messages::{Audience, Voice, set_level};
 use super::{Exit, Failure, runtime, summary};
 use crate::config::Config;
 use crate::gateway::{Gateway, StopReason};
@@ -82,15 +82,14 @@ pub(super) fn carry(
     stop: impl Future<Output = StopReason>,
 ) -> Result<Option<StopReason>, Failure> {
     raise_descriptor_limit();
-    let stop = async {
-        let reason = stop.await;
-        tracing::info!(?reason, "stopping");
-        reason
-    };
     let ended = runtime()?.block_on(async {
-        let gateway = Gateway::new(config, link)?;
+        let mut gateway = Gateway::new(config, link)?;
+        gateway.on_log_level(Box::new(set_level));
         settle()?;
         Ok::<_, Failure>(gateway.run(ready, stop).await?)
     })?;
+    if let Some(reason) = ended.reason {
+        tracing::info!(?reason, "stopped");
+    }
     Ok(ended.reason)
 }

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::net::Checksum;
 use crate::services::dns::{Resolver, Transport};
 use crate::services::neighbourhood::{
-    Handled, Neighbourhood, NeighbourhoodConfig, TransportChecksum,
+    Handled, Lease, Neighbourhood, NeighbourhoodConfig, TransportChecksum,
 };
 use crate::slirp::{Local, Slirp};
 
@@ -79,6 +79,16 @@ impl Services {
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.neighbourhood.next_deadline()
+    }
+
+    /// The resolver; `None`: switched off.
+    pub(super) const fn resolver(&self) -> Option<&Resolver> {
+        self.resolver.as_ref()
+    }
+
+    /// DHCP leases, those that have run out as well.
+    pub(super) fn leases(&self) -> impl Iterator<Item = Lease> {
+        self.neighbourhood.leases()
     }
 
     /// Guests are told the search domains that the resolver has now.

@@ -6,15 +6,18 @@
 //! most [`FRAMES_PER_ROUND`] frames), looks at the host's sockets, and does the
 //! work both left. Rounds follow each other while there is something to do;
 //! then the loop sleeps in the asynchronous runtime until a descriptor, a
-//! deadline, a DNS answer or the end wakes it. Everything slow (DNS, for one)
+//! deadline, a DNS answer, a command or the end wakes it. Everything slow (DNS, for one)
 //! runs as tasks of that runtime, between rounds.
 
+mod control;
+mod guest;
 mod local;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -22,12 +25,17 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::mpsc;
 
+use self::control::Control;
+pub use self::control::SetLogLevel;
 use self::local::{DnsAnswer, Services};
 use crate::config::{Config, IcmpPolicy};
+use crate::control::SocketError;
+use crate::control::proto::Traffic;
+use crate::forward::{Forwards, Passed};
 use crate::net::Offload;
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::DnsError;
-use crate::slirp::{Counters, HostSockets, OutboundError, Outlet, Parts, Seen, Slirp};
+use crate::slirp::{Counters, HostSockets, ListenerId, OutboundError, Outlet, Parts, Seen, Slirp};
 use crate::tap::Link;
 use crate::tap::sys::watch_readable;
 
@@ -54,6 +62,8 @@ pub enum StopReason {
     TargetGone,
     /// The command of `gw run` ended.
     CommandEnded,
+    /// A client of the control socket asked for it.
+    Requested,
 }
 
 /// How a gateway ended.
@@ -77,6 +87,9 @@ pub enum GatewayError {
     /// The resolver's configuration is unusable.
     #[error("cannot start the resolver: {0}")]
     Dns(#[from] DnsError),
+    /// A control socket cannot be made.
+    #[error(transparent)]
+    Control(#[from] SocketError),
     /// epoll or the runtime failed.
     #[error("the event loop failed: {0}")]
     EventLoop(#[source] io::Error),
@@ -88,6 +101,12 @@ pub struct Gateway {
     link: SharedLink,
     services: Rc<RefCell<Services>>,
     answers: mpsc::Receiver<DnsAnswer>,
+    forwards: Forwards<ListenerId>,
+    /// `None` without control sockets.
+    control: Option<Control>,
+    set_log_level: Option<SetLogLevel>,
+    /// Frames from the link.
+    received: Traffic,
 }
 
 impl fmt::Debug for Gateway {
@@ -101,11 +120,19 @@ impl fmt::Debug for Gateway {
 /// The link is read by the loop and written to by the translation core, never
 /// at the same time.
 #[derive(Debug, Clone)]
-struct SharedLink(Rc<RefCell<Box<dyn Link>>>);
+struct SharedLink {
+    link: Rc<RefCell<Box<dyn Link>>>,
+    /// Frames to it.
+    sent: Rc<Cell<Traffic>>,
+}
 
 impl Outlet for SharedLink {
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        self.0.borrow_mut().send(offload, frame)
+        self.link.borrow_mut().send(offload, frame)?;
+        let mut sent = self.sent.get();
+        sent.count(frame.iter().map(|part| part.len()).sum());
+        self.sent.set(sent);
+        Ok(())
     }
 }
 
@@ -134,7 +161,10 @@ impl Gateway {
         };
         sockets.check()?;
         let uso = link.caps().uso;
-        let link = SharedLink(Rc::new(RefCell::new(link)));
+        let link = SharedLink {
+            link: Rc::new(RefCell::new(link)),
+            sent: Rc::default(),
+        };
         let now = Instant::now();
         let (services, answers) = Services::new(config, now)?;
         let services = Rc::new(RefCell::new(services));
@@ -156,14 +186,23 @@ impl Gateway {
         };
         let slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
         slirp
-            .watch(link.0.borrow().readiness())
+            .watch(link.link.borrow().readiness())
             .map_err(GatewayError::Start)?;
         Ok(Self {
             slirp,
             link,
             services,
             answers,
+            forwards: Forwards::new(descriptors(), Passed::default()),
+            control: Control::new(config, now)?,
+            set_log_level: None,
+            received: Traffic::default(),
         })
+    }
+
+    /// Lets clients of the control socket set how much is logged.
+    pub fn on_log_level(&mut self, set: SetLogLevel) {
+        self.set_log_level = Some(set);
     }
 
     /// Serves until `stop` resolves or the link is gone, then resets open
@@ -204,6 +243,9 @@ impl Gateway {
         let mut stop = pin!(stop);
         let mut rounds = 0;
         let mut last_traffic: Option<Instant> = None;
+        if let Some(control) = &mut self.control {
+            control.start(self.set_log_level.take());
+        }
         ready();
         loop {
             match self.round()? {
@@ -219,6 +261,9 @@ impl Gateway {
                         }
                         while let Ok(answer) = self.answers.try_recv() {
                             self.answer(&answer);
+                        }
+                        if let ControlFlow::Break(reason) = self.do_waiting_commands() {
+                            return Ok(Some(reason));
                         }
                     }
                     continue;
@@ -240,6 +285,11 @@ impl Gateway {
                 // a new edge.
                 guard = events.readable() => guard?.clear_ready(),
                 Some(answer) = self.answers.recv() => self.answer(&answer),
+                command = control::next(&mut self.control) => {
+                    if let ControlFlow::Break(reason) = self.do_command(command) {
+                        return Ok(Some(reason));
+                    }
+                }
             }
         }
     }
@@ -273,9 +323,12 @@ impl Gateway {
     fn take_frames(&mut self) -> io::Result<usize> {
         for taken in 0..FRAMES_PER_ROUND {
             let mut buffer = self.slirp.buffer();
-            let received = self.link.0.borrow_mut().recv(buffer.bytes_mut());
+            let received = self.link.link.borrow_mut().recv(buffer.bytes_mut());
             match received {
-                Ok(frame) => self.slirp.input(buffer, frame.len, &frame.offload),
+                Ok(frame) => {
+                    self.received.count(frame.len);
+                    self.slirp.input(buffer, frame.len, &frame.offload);
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(taken),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),

@@ -39,7 +39,7 @@ pub use self::options::slirp4netns_command;
 use self::args::{Action, Refusal};
 use super::Exit;
 use super::args::LogFormat;
-use super::messages::{Voice, in_one_line};
+use super::messages::{Adjustable, Voice, in_one_line};
 use super::resolve::{Level, Messages};
 
 /// The name to be called by.
@@ -100,7 +100,7 @@ fn start(options: args::Options) -> Exit {
         level: Level::Normal,
         format: LogFormat::Text,
     };
-    let voice = Voice::set_up(messages, LevelFilter::WARN);
+    let voice = Voice::set_up(messages, LevelFilter::WARN, Adjustable::No);
     let invocation = match resolve::resolve(options) {
         Ok(invocation) => invocation,
         Err(e) => {

@@ -91,6 +91,18 @@ impl LocalNames {
         Ok(self.hosts.remove(&parse_host(name)?, addr))
     }
 
+    /// All static pairs, in no particular order.
+    pub(super) fn hosts(&self) -> Vec<(String, IpAddr)> {
+        let pairs = |(name, addrs): (&Name, &Vec<IpAddr>)| {
+            let name = super::to_text(name);
+            addrs
+                .iter()
+                .map(|addr| (name.clone(), *addr))
+                .collect::<Vec<_>>()
+        };
+        self.hosts.addresses.iter().flat_map(pairs).collect()
+    }
+
     /// What is known about `name`, an absolute one; `None`: ask elsewhere.
     pub(super) fn find(&self, name: &Name) -> Option<Known> {
         if let Some(found) = self
@@ -364,6 +376,10 @@ mod tests {
         local.add("a.example", addr).expect("again");
         local.add("b.example", addr).expect("room");
         assert_eq!(local.hosts.pairs, 2);
+        let mut listed = local.hosts();
+        listed.sort();
+        let pair = |name: &str| (name.to_owned(), addr);
+        assert_eq!(listed, [pair("a.example"), pair("b.example")]);
         assert!(local.remove("A.example.", addr).expect("name"));
         assert!(!local.remove("a.example", addr).expect("name"));
         assert_eq!(

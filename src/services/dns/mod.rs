@@ -253,6 +253,14 @@ impl Resolver {
         })
     }
 
+    /// All static names with their addresses, sorted; names without trailing dot.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<(String, IpAddr)> {
+        let mut hosts = self.shared.local.borrow().hosts();
+        hosts.sort_unstable();
+        hosts
+    }
+
     /// The answer to `query`, with `name` and `qtype` in place of its own, when
     /// nobody has to be asked.
     fn answer_here(&self, query: &Query<'_>, name: &Name, qtype: u16) -> Option<Vec<u8>> {

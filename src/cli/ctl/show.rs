@@ -1,0 +1,257 @@
+//! Answers for people.
+
+use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
+use comfy_table::{CellAlignment, Table};
+
+use crate::control::proto::{
+    Flow, FlowProtocol, Forward, Hello, Host, Lease, Network, Reply, Statistics, Traffic,
+};
+use crate::forward::ForwardSpec;
+
+/// How tables are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Style {
+    /// Lines made for terminals.
+    Terminal,
+    /// Markdown, for files and pipes.
+    Plain,
+}
+
+/// The answer as text without a last end of line; `None`: there is nothing to
+/// say.
+pub(super) fn text(reply: &Reply, style: Style) -> Option<String> {
+    let text = match reply {
+        Reply::Done {} => return None,
+        Reply::Hello(hello) => lines(&about(hello)),
+        Reply::Forward { id } => id.to_string(),
+        Reply::Forwards { forwards, .. } => forwards_table(forwards, style),
+        Reply::Hosts { hosts, .. } => hosts_table(hosts, style),
+        Reply::Flows { flows, .. } => flows_table(flows, style),
+        Reply::Leases { leases } => leases_table(leases, style),
+        Reply::Statistics(statistics) => lines(&counts(statistics)),
+    };
+    Some(text)
+}
+
+fn table<const N: usize>(style: Style, header: [&str; N], right: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_style(match style {
+        Style::Terminal => UTF8_FULL_CONDENSED,
+        Style::Plain => ASCII_MARKDOWN,
+    });
+    table.set_header(header);
+    for &at in right {
+        if let Some(column) = table.column_mut(at) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn forwards_table(forwards: &[Forward], style: Style) -> String {
+    let mut table = table(
+        style,
+        ["ID", "Direction", "Forward", "Listens at", "By"],
+        &[0],
+    );
+    for forward in forwards {
+        let (direction, what) = match &forward.forward {
+            ForwardSpec::Publish(publish) => ("host to guest", publish.to_string()),
+            ForwardSpec::Expose(expose) => ("guest to host", expose.to_string()),
+        };
+        table.add_row([
+            forward.id.to_string(),
+            direction.to_owned(),
+            what,
+            forward.at.join(", "),
+            format!("{:?}", forward.origin),
+        ]);
+    }
+    table.to_string()
+}
+
+fn hosts_table(hosts: &[Host], style: Style) -> String {
+    let mut table = table(style, ["Name", "Address"], &[]);
+    for host in hosts {
+        table.add_row([host.name.clone(), host.addr.to_string()]);
+    }
+    table.to_string()
+}
+
+fn flows_table(flows: &[Flow], style: Style) -> String {
+    let mut table = table(style, ["ID", "Protocol", "Guest", "Remote", "State"], &[0]);
+    for flow in flows {
+        table.add_row([
+            String::from(flow.id),
+            protocol(flow.protocol).to_owned(),
+            flow.guest.to_string(),
+            flow.remote.to_string(),
+            flow.state.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+const fn protocol(protocol: FlowProtocol) -> &'static str {
+    match protocol {
+        FlowProtocol::Tcp => "TCP",
+        FlowProtocol::Udp => "UDP",
+        FlowProtocol::Echo => "echo",
+    }
+}
+
+fn leases_table(leases: &[Lease], style: Style) -> String {
+    let mut table = table(style, ["Address", "MAC", "Name", "Ends in"], &[3]);
+    for lease in leases {
+        table.add_row([
+            lease.addr.to_string(),
+            lease.mac.clone(),
+            lease.hostname.clone().unwrap_or_default(),
+            duration(lease.seconds_left),
+        ]);
+    }
+    table.to_string()
+}
+
+fn about(hello: &Hello) -> Vec<(String, String)> {
+    let network = |network: &Option<Network>| match network {
+        None => "none".to_owned(),
+        Some(Network {
+            network,
+            gateway,
+            resolver,
+            guest,
+        }) => format!("{network}: gateway {gateway}, resolver {resolver}, guest {guest}"),
+    };
+    let on = |on| if on { "on" } else { "off" }.to_owned();
+    named([
+        (
+            "version",
+            format!("gw {}, protocol {}", hello.version, hello.protocol),
+        ),
+        ("process", hello.pid.to_string()),
+        ("running for", duration(hello.uptime_seconds)),
+        (
+            "interface",
+            format!("{}, MTU {} bytes", hello.interface, hello.mtu),
+        ),
+        ("IPv4", network(&hello.ipv4)),
+        ("IPv6", network(&hello.ipv6)),
+        ("host loopback", hello.host_loopback.clone()),
+        ("DNS", on(hello.dns)),
+        ("ping", on(hello.icmp)),
+    ])
+}
+
+fn counts(statistics: &Statistics) -> Vec<(String, String)> {
+    let traffic = |traffic: Traffic| format!("{} frames, {} bytes", traffic.frames, traffic.bytes);
+    let Statistics { flows, memory, .. } = statistics;
+    let mut rows = named([
+        ("running for", duration(statistics.uptime_seconds)),
+        ("flows", format!("{} TCP, {} UDP", flows.tcp, flows.udp)),
+        (
+            "memory",
+            format!("{} of {} bytes", memory.used, memory.budget),
+        ),
+        ("from guest", traffic(statistics.from_guest)),
+        ("to guest", traffic(statistics.to_guest)),
+    ]);
+    rows.extend(statistics.dropped.iter().map(|(reason, count)| {
+        let reason = reason.replace('_', " ");
+        (format!("dropped, {reason}"), count.to_string())
+    }));
+    rows
+}
+
+fn named<const N: usize>(rows: [(&str, String); N]) -> Vec<(String, String)> {
+    rows.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+fn lines(rows: &[(String, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines = rows
+        .iter()
+        .map(|(name, value)| format!("{name:<width$}  {value}"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// `1 h 5 min`, `5 min 3 s`, `3 s`.
+fn duration(seconds: u64) -> String {
+    let (minutes, s) = (seconds / 60, seconds % 60);
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => format!("{s} s"),
+        (0, min) => format!("{min} min {s} s"),
+        (h, min) => format!("{h} h {min} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU32;
+
+    use crate::control::proto::{Cursor, FlowCounts, FlowId, Memory};
+    use crate::forward::ForwardId;
+
+    #[test]
+    fn durations() {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min 0 s"),
+            (3599, "59 min 59 s"),
+            (3600, "1 h 0 min"),
+            (90_000, "25 h 0 min"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn answers_are_readable() {
+        let id = ForwardId(NonZeroU32::MIN);
+        assert_eq!(text(&Reply::Done {}, Style::Plain), None);
+        assert_eq!(
+            text(&Reply::Forward { id }, Style::Plain).as_deref(),
+            Some("1")
+        );
+        let flows = Reply::Flows {
+            flows: vec![Flow {
+                id: FlowId(0x1_0000_0000_0007),
+                protocol: FlowProtocol::Tcp,
+                guest: "10.0.2.100:40000".parse().expect("an address"),
+                remote: "[2001:db8::1]:80".parse().expect("an address"),
+                state: "open".to_owned(),
+            }],
+            next: Some(Cursor("7".to_owned())),
+        };
+        let table = text(&flows, Style::Plain).expect("a table");
+        for part in [
+            "1000000000007",
+            "TCP",
+            "10.0.2.100:40000",
+            "[2001:db8::1]:80",
+        ] {
+            assert!(table.contains(part), "{table}");
+        }
+        let statistics = Reply::Statistics(Box::new(Statistics {
+            uptime_seconds: 61,
+            flows: FlowCounts { tcp: 2, udp: 1 },
+            memory: Memory {
+                used: 7,
+                budget: 1 << 20,
+            },
+            from_guest: Traffic::default(),
+            to_guest: Traffic::default(),
+            dropped: [("table_full".to_owned(), 3)].into(),
+        }));
+        let said = text(&statistics, Style::Plain).expect("lines");
+        for line in [
+            "running for          1 min 1 s",
+            "memory               7 of 1048576 bytes",
+            "dropped, table full  3",
+        ] {
+            assert!(said.lines().any(|said| said == line), "{said}");
+        }
+    }
+}

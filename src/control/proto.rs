@@ -1,0 +1,542 @@
+//! Requests, replies and errors, in Rust and as JSON.
+//!
+//! A request is one line, `{"verb": ...}`; so is an answer, `{"reply": ...}` or
+//! `{"error": {"code": ..., "message": ...}}`. `docs/control.md` shows each, and
+//! a test reads it. Parsing is strict: a member that a verb does not have is an
+//! error, so that a slip of the pen is not a default.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::forward::{Expose, ForwardId, ForwardSpec, Origin, Publish};
+
+/// Version of the protocol: counted up when a client of the version before
+/// would misunderstand. New verbs and new members of replies do not count.
+pub const PROTOCOL: u32 = 1;
+
+/// Entries of a list in one reply, at most: some 100 KiB of text.
+pub const MAX_PAGE: usize = 500;
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Who are you?
+    Hello {},
+    /// Set up a forward. One that is there already is not set up again.
+    ForwardAdd {
+        /// Which.
+        forward: ForwardSpec,
+        /// What to do when it is there already.
+        #[serde(skip, default)]
+        again: Again,
+    },
+    /// Take a forward away; connections that it has accepted live on.
+    ForwardRemove {
+        /// Which.
+        forward: ForwardRef,
+    },
+    /// The forwards, by id.
+    ForwardList {
+        /// Go on behind this page.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<Cursor>,
+        /// Entries wanted; at most [`MAX_PAGE`] are given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u32>,
+    },
+    /// Answer a name with an address. A pair that is there already stays.
+    HostAdd {
+        /// A host name.
+        name: String,
+        /// Its address.
+        addr: IpAddr,
+    },
+    /// Answer it so no longer.
+    HostRemove {
+        /// A host name.
+        name: String,
+        /// Its address.
+        addr: IpAddr,
+    },
+    /// The names answered by the gateway, by name; not its own.
+    HostList {
+        /// Go on behind this page.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<Cursor>,
+        /// Entries wanted; at most [`MAX_PAGE`] are given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u32>,
+    },
+    /// Open flows, in no particular order.
+    FlowList {
+        /// Only those that match all that is given.
+        #[serde(default, skip_serializing_if = "FlowFilter::is_empty")]
+        filter: FlowFilter,
+        /// Go on behind this page.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<Cursor>,
+        /// Entries wanted; at most [`MAX_PAGE`] are given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u32>,
+    },
+    /// Reset a flow on both sides.
+    FlowClose {
+        /// As the list of flows says.
+        id: FlowId,
+    },
+    /// DHCP leases.
+    Leases {},
+    /// Counts and sizes.
+    Statistics {},
+    /// How much is logged from now on.
+    Log {
+        /// The least important that is.
+        level: LogLevel,
+    },
+    /// End, as SIGTERM would.
+    Shutdown {},
+}
+
+/// What to do about a forward that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Again {
+    /// Answer with its id.
+    #[default]
+    SameId,
+    /// Refuse, as binding its port again would be.
+    Refuse,
+}
+
+/// Which forward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardRef {
+    /// That of this id.
+    Id(ForwardId),
+    /// That which was asked for so.
+    Publish(Publish),
+    /// The same, for the other direction.
+    ExposeHost(Expose),
+}
+
+/// Where a page of a list ended: to be handed back as it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cursor(pub String);
+
+/// Names a flow while it lives. A flow that comes later may be given the same
+/// one only after tens of thousands of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FlowId(pub u64);
+
+impl From<FlowId> for String {
+    fn from(id: FlowId) -> Self {
+        // A string, because JSON's readers keep 53 bits of a number.
+        format!("{:x}", id.0)
+    }
+}
+
+impl TryFrom<String> for FlowId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        u64::from_str_radix(&text, 16)
+            .map(Self)
+            .map_err(|_| format!("'{text}' is no flow's id; the list of flows says them"))
+    }
+}
+
+/// Which flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlowFilter {
+    /// Of this protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<FlowProtocol>,
+    /// With this address on either side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<IpAddr>,
+    /// With this port on either side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+impl FlowFilter {
+    /// True when every flow matches.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// True for a flow of `protocol` between these ends.
+    #[must_use]
+    pub fn matches(&self, protocol: FlowProtocol, ends: [SocketAddr; 2]) -> bool {
+        self.protocol.is_none_or(|wanted| wanted == protocol)
+            && self.addr.is_none_or(|wanted| {
+                let wanted = super::canonical(wanted);
+                ends.iter().any(|end| super::canonical(end.ip()) == wanted)
+            })
+            && self
+                .port
+                .is_none_or(|wanted| ends.iter().any(|end| end.port() == wanted))
+    }
+}
+
+/// Protocol of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP or ICMPv6 echo; ports are 0.
+    Echo,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What failed.
+    Error,
+    /// What somebody should see to.
+    Warn,
+    /// What happens.
+    Info,
+    /// With details.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// Done.
+    Done {},
+    /// Who this is.
+    Hello(Box<Hello>),
+    /// The forward that was added, or was there.
+    Forward {
+        /// Its id.
+        id: ForwardId,
+    },
+    /// A page of forwards.
+    Forwards {
+        /// By id.
+        forwards: Vec<Forward>,
+        /// Where the page ends; `None`: there is no more.
+        next: Option<Cursor>,
+    },
+    /// A page of names.
+    Hosts {
+        /// By name.
+        hosts: Vec<Host>,
+        /// Where the page ends; `None`: there is no more.
+        next: Option<Cursor>,
+    },
+    /// A page of flows.
+    Flows {
+        /// In no particular order.
+        flows: Vec<Flow>,
+        /// Where the page ends; `None`: there is no more.
+        next: Option<Cursor>,
+    },
+    /// All leases that have not run out: there are a few at most.
+    Leases {
+        /// By address.
+        leases: Vec<Lease>,
+    },
+    /// Counts and sizes.
+    Statistics(Box<Statistics>),
+}
+
+/// Who this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// Version of gw.
+    pub version: String,
+    /// Process id, as the gateway itself sees it.
+    pub pid: u32,
+    /// Since it was started.
+    pub uptime_seconds: u64,
+    /// Name of the interface in the guest's namespace.
+    pub interface: String,
+    /// MTU in bytes.
+    pub mtu: u16,
+    /// The guest's IPv4 network, if it has one.
+    pub ipv4: Option<Network>,
+    /// The guest's IPv6 network, if it has one.
+    pub ipv6: Option<Network>,
+    /// What of the host's loopback the gateway's address reaches: `none`, `all`
+    /// or ports like `5432,8000-8010`.
+    pub host_loopback: String,
+    /// Whether the resolver answers.
+    pub dns: bool,
+    /// Whether echo requests are passed on.
+    pub icmp: bool,
+}
+
+/// A network of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Address and length.
+    pub network: String,
+    /// The gateway.
+    pub gateway: IpAddr,
+    /// The resolver.
+    pub resolver: IpAddr,
+    /// The guest, unless it chose another address.
+    pub guest: IpAddr,
+}
+
+/// A forward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward {
+    /// Never used twice.
+    pub id: ForwardId,
+    /// As it was asked for.
+    pub forward: ForwardSpec,
+    /// Who asked for it.
+    pub origin: Origin,
+    /// Where clients connect to, with the port that the system chose; nothing
+    /// for what the guest connects to.
+    pub at: Vec<String>,
+}
+
+/// A name answered by the gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Without trailing dot.
+    pub name: String,
+    /// Its address, or one of them.
+    pub addr: IpAddr,
+}
+
+/// An open flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// For [`Request::FlowClose`].
+    pub id: FlowId,
+    /// Its protocol.
+    pub protocol: FlowProtocol,
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The other end, as the guest names it.
+    pub remote: SocketAddr,
+    /// Where it is in its life.
+    pub state: String,
+}
+
+/// A DHCP lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The address.
+    pub addr: IpAddr,
+    /// The client's Ethernet address.
+    pub mac: String,
+    /// The name the client gave itself.
+    pub hostname: Option<String>,
+    /// Until it ends if it is not renewed.
+    pub seconds_left: u64,
+}
+
+/// Counts and sizes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Since the gateway was started.
+    pub uptime_seconds: u64,
+    /// Open flows.
+    pub flows: FlowCounts,
+    /// Memory for the flows' buffers.
+    pub memory: Memory,
+    /// Frames from the guest.
+    pub from_guest: Traffic,
+    /// Frames to the guest.
+    pub to_guest: Traffic,
+    /// Packets that were dropped, by reason; those that occurred.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// Open flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowCounts {
+    /// TCP.
+    pub tcp: usize,
+    /// UDP.
+    pub udp: usize,
+}
+
+/// Memory for the flows' buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Bytes in use.
+    pub used: usize,
+    /// Bytes that may be.
+    pub budget: usize,
+}
+
+/// Frames in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Frames; one may stand for many packets.
+    pub frames: u64,
+    /// Bytes in them, Ethernet headers included.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    /// Counts a frame of `len` bytes.
+    pub fn count(&mut self, len: usize) {
+        self.frames += 1;
+        self.bytes += len as u64;
+    }
+}
+
+/// Why a request was not done; the text says what to do instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Not one JSON value in UTF-8.
+    #[error("not JSON: {0}; send one object like {{\"verb\":\"hello\"}} a line")]
+    NotJson(String),
+    /// No request.
+    #[error("{0}")]
+    BadRequest(String),
+    /// A line without end.
+    #[error("a request is at most {max} bytes; the connection is closed", max = super::lines::MAX_LINE)]
+    TooLong,
+    /// A client that does not go on.
+    #[error("nothing came for too long; the connection is closed")]
+    TooSlow,
+    /// There are enough clients.
+    #[error("{max} clients are connected already; try again when one is done", max = super::lines::MAX_CLIENTS)]
+    TooManyClients,
+    /// Somebody else's process.
+    #[error("user {client} may not control a gateway of user {ours}; ask as that user or root")]
+    NotAllowed {
+        /// Who asks.
+        client: u32,
+        /// Who may.
+        ours: u32,
+    },
+    /// It names what is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// Any reason of the part that was asked.
+    #[error("{0}")]
+    Refused(String),
+    /// The gateway is ending.
+    #[error("the gateway is ending; start it again first")]
+    Stopping,
+}
+
+/// A [`RequestError`]'s kind, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "those of RequestError")]
+pub enum ErrorCode {
+    NotJson,
+    BadRequest,
+    TooLong,
+    TooSlow,
+    TooManyClients,
+    NotAllowed,
+    NotFound,
+    Refused,
+    Stopping,
+}
+
+impl RequestError {
+    /// Its kind.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotJson(_) => ErrorCode::NotJson,
+            Self::BadRequest(_) => ErrorCode::BadRequest,
+            Self::TooLong => ErrorCode::TooLong,
+            Self::TooSlow => ErrorCode::TooSlow,
+            Self::TooManyClients => ErrorCode::TooManyClients,
+            Self::NotAllowed { .. } => ErrorCode::NotAllowed,
+            Self::NotFound(_) => ErrorCode::NotFound,
+            Self::Refused(_) => ErrorCode::Refused,
+            Self::Stopping => ErrorCode::Stopping,
+        }
+    }
+}
+
+/// A line of answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// It was not done.
+    Error {
+        /// Why.
+        error: ErrorBody,
+    },
+    /// It was.
+    Reply(Reply),
+}
+
+/// A [`RequestError`] as clients read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: String,
+}
+
+impl From<Result<Reply, RequestError>> for Answer {
+    fn from(result: Result<Reply, RequestError>) -> Self {
+        match result {
+            Ok(reply) => Self::Reply(reply),
+            Err(error) => Self::Error {
+                error: ErrorBody {
+                    code: error.code(),
+                    message: error.to_string(),
+                },
+            },
+        }
+    }
+}
+
+impl Answer {
+    /// The line, with its end.
+    #[must_use]
+    pub fn line(&self) -> Vec<u8> {
+        // Maps with keys that are strings and numbers that are finite: there is
+        // nothing in it that JSON does not have.
+        let mut line = serde_json::to_vec(self).unwrap_or_default();
+        line.push(b'\n');
+        line
+    }
+}
+
+/// Reads a line.
+///
+/// # Errors
+/// [`RequestError::NotJson`], [`RequestError::BadRequest`].
+pub fn parse(line: &[u8]) -> Result<Request, RequestError> {
+    serde_json::from_slice(line).map_err(|error| {
+        // Where in its line it is, serde_json says itself; lines count from 1.
+        let text = error.to_string().replace("line 1 column", "column");
+        match error.classify() {
+            serde_json::error::Category::Data => RequestError::BadRequest(text),
+            _ => RequestError::NotJson(text),
+        }
+    })
+}
+
+#[cfg(test)]
+#[path = "proto_tests.rs"]
+mod tests;
