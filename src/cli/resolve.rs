@@ -111,15 +111,17 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
                 run.gateway,
             )
         }
-        // The speed test is no way to serve a namespace; `main` has seen to it.
-        (Some(Command::Speedtest(_)) | None, Some(target)) => (
+        // `main` has seen to those that are no way to serve a namespace.
+        (Some(Command::Speedtest(_) | Command::Doctor(_)) | None, Some(target)) => (
             Mode::Attach {
                 target,
                 userns: cli.userns,
             },
             cli.gateway,
         ),
-        (Some(Command::Speedtest(_)) | None, None) => return Err(UsageError::NothingToDo),
+        (Some(Command::Speedtest(_) | Command::Doctor(_)) | None, None) => {
+            return Err(UsageError::NothingToDo);
+        }
     };
     let messages = messages(&gateway);
     let mut warnings = Vec::new();

@@ -6,6 +6,7 @@
 //! in, and `tests/run` for the one command that installs what they need.
 
 mod dns;
+mod doctor;
 mod errors;
 mod harness;
 mod icmp;
