@@ -9,6 +9,7 @@ mod doctor;
 mod host;
 mod lifecycle;
 mod messages;
+mod notify;
 mod resolv_conf;
 mod resolve;
 mod run;
