@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::ctl::CtlArgs;
+use super::doctor::DoctorArgs;
 use super::speedtest::SpeedtestArgs;
 use super::values;
 use crate::config::Outbound;
@@ -62,7 +63,7 @@ it was not found, 126 when it could not be started.
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
     max_term_width = 100,
-    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]\n       gw ctl <PATH> <VERB> [OPTIONS]\n       gw speedtest [OPTIONS]"
+    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]\n       gw ctl <PATH> <VERB> [OPTIONS]\n       gw slirp4netns [OPTIONS] <PID|PATH|FD> [TAPNAME]\n       gw speedtest [OPTIONS]\n       gw doctor [--json]"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -114,6 +115,14 @@ pub(crate) enum Command {
     /// Asks or tells a running gateway, through the socket it was given with --control
     #[command(max_term_width = 100)]
     Ctl(CtlArgs),
+    /// Says whether gw works on this machine, and what to do where it does not
+    ///
+    /// One line for each thing that gw needs or can make use of: pass, warning (gw works, with
+    /// less) or failure, with the remedy. Namespaces and a TAP are made for the purpose and are
+    /// gone at once; nothing is changed and no packet is sent. The exit status is 1 when
+    /// something failed.
+    #[command(max_term_width = 100)]
+    Doctor(DoctorArgs),
 }
 
 /// Options of `gw run`.

@@ -59,7 +59,7 @@ impl Voice {
         adjustable: Adjustable,
     ) -> Self {
         let terminal = io::stderr().is_terminal();
-        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let colour = colour_on(&io::stderr()) == Colour::On;
         let audience = match (messages.level, messages.format) {
             (Level::Quiet, _) => Audience::Nobody,
             (_, LogFormat::Text) if terminal => Audience::Person,
@@ -118,6 +118,24 @@ impl Voice {
             (LogFormat::Json, Audience::Log) => tracing::error!("{text}"),
             _ => print_error(&text, self.colour),
         }
+    }
+}
+
+/// Whether text is coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Colour {
+    /// With escape sequences.
+    On,
+    /// As it is.
+    Off,
+}
+
+/// Colour is for terminals, unless `NO_COLOR` is set to something.
+pub(crate) fn colour_on(stream: &impl IsTerminal) -> Colour {
+    if stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) {
+        Colour::On
+    } else {
+        Colour::Off
     }
 }
 

@@ -7,9 +7,11 @@
 
 mod args;
 mod ctl;
+mod doctor;
 mod host;
 mod lifecycle;
 mod messages;
+mod notify;
 mod resolv_conf;
 mod resolve;
 mod run;
@@ -22,8 +24,8 @@ mod values;
 use std::io;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use tokio::runtime::{Builder, Runtime};
 use tracing::level_filters::LevelFilter;
 
@@ -42,6 +44,7 @@ gw connects a network namespace to the network, without privileges; say what to 
   gw run -- CMD ARGS...  a command; gw ends with its exit status
   gw --netns PID         the namespace of a process that is there already
   gw speedtest           nothing: measures the gateway on this machine
+  gw doctor              nothing: says whether gw works on this machine
 
 'gw -h' lists the options, 'gw --help' explains them and has examples.";
 
@@ -111,6 +114,9 @@ pub fn main() -> ExitCode {
     if let Some(Command::Ctl(args)) = &cli.command {
         return ctl::run(args);
     }
+    if let Some(Command::Doctor(args)) = &cli.command {
+        return doctor::run(args);
+    }
     let invocation = match resolve::resolve(cli) {
         Ok(invocation) => invocation,
         Err(UsageError::NothingToDo) if std::env::args_os().len() <= 1 => {
@@ -123,6 +129,13 @@ pub fn main() -> ExitCode {
         }
     };
     execute(&invocation).into()
+}
+
+/// The whole command line, as clap knows it: what man pages and shell completions
+/// are made of.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Prints what clap has to say: an error, but also --help and --version.

@@ -17,7 +17,7 @@
 //! has left running. The command is killed when the gateway dies.
 
 mod child;
-mod namespaces;
+pub(in crate::cli) mod namespaces;
 mod resolv_mount;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

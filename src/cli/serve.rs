@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::lifecycle::{Handles, Signals, exit_requested, raise_descriptor_limit};
 use super::messages::{Audience, Voice, set_level};
+use super::notify::Notifier;
 use super::{Exit, Failure, runtime, summary};
 use crate::config::Config;
 use crate::gateway::{Gateway, StopReason};
@@ -33,6 +34,10 @@ pub(super) fn serve(
     let exit = handles.take_exit();
     let signals = Signals::block(&ENDING)?;
     handles.open_pid_file(config)?;
+    let notifier = Notifier::from_env().unwrap_or_else(|e| {
+        voice.warn(&e.to_string());
+        None
+    });
     let Attached {
         tap,
         made,
@@ -42,6 +47,10 @@ pub(super) fn serve(
     let ready = || {
         for warning in made.warnings.iter().cloned().chain(handles.announce()) {
             voice.warn(&warning);
+        }
+        let told = notifier.map(|manager| manager.ready(&format!("Serving {target}")));
+        if let Some(Err(e)) = told {
+            voice.warn(&e.to_string());
         }
         match voice.audience() {
             Audience::Person => voice.show(&summary::block(config, target, &made)),

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::sys::MAX_IFNAME;
 use super::tun::TUN_DEVICE;
 
+/// The setting by which AppArmor restricts user namespaces, when it is 1, to
+/// programs whose profile allows them (Ubuntu 24.04 and later).
+pub const APPARMOR_RESTRICTION: &str = "kernel.apparmor_restrict_unprivileged_userns";
+
 /// An error number of the system, in a form that crosses process boundaries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Errno(pub i32);
@@ -233,10 +237,15 @@ impl fmt::Display for NamespaceKind {
 /// system's settings.
 #[must_use]
 pub fn userns_remedy() -> String {
-    userns_remedy_from(|name| {
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        std::fs::read_to_string(path).ok()?.trim().parse().ok()
-    })
+    userns_remedy_from(sysctl)
+}
+
+/// The number that the kernel's setting `name`, such as `net.core.somaxconn`,
+/// has; `None` where there is no such setting.
+#[must_use]
+pub fn sysctl(name: &str) -> Option<i64> {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn userns_remedy_from(setting: impl Fn(&str) -> Option<i64>) -> String {
@@ -255,10 +264,11 @@ fn userns_remedy_from(setting: impl Fn(&str) -> Option<i64>) -> String {
             "only root may make user namespaces on this system",
         ),
         (
-            "kernel.apparmor_restrict_unprivileged_userns",
+            APPARMOR_RESTRICTION,
             1,
             "0",
-            "AppArmor restricts user namespaces to programs that have a profile with 'userns,'",
+            "AppArmor restricts user namespaces to programs that have a profile with 'userns,' \
+             (gw's Debian package brings one for /usr/bin/gw)",
         ),
     ];
     SWITCHES

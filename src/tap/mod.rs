@@ -16,7 +16,9 @@ pub mod tun;
 mod vnet;
 mod watch;
 
-pub use attach_error::{AttachError, Errno, JoinAction, NamespaceKind, userns_remedy};
+pub use attach_error::{
+    APPARMOR_RESTRICTION, AttachError, Errno, JoinAction, NamespaceKind, sysctl, userns_remedy,
+};
 pub use tun::Tap;
 pub use watch::Watch;
 

@@ -19,7 +19,7 @@ mod handover;
 mod setup;
 
 pub use handover::{handover_pair, receive, report};
-pub use setup::{is_interface_name, make_here};
+pub use setup::{check_device, is_interface_name, make_here};
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

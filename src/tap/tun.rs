@@ -91,9 +91,7 @@ pub enum OpenError {
 /// it, `EINVAL` when the name belongs to something else, `EPERM` without
 /// `CAP_NET_ADMIN` in the namespace.
 pub fn open_tap(name: &str) -> Result<OwnedFd, OpenError> {
-    let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    // The descriptor belongs to the network namespace in which it is opened.
-    let tun = open(TUN_DEVICE, flags, Mode::empty()).map_err(|e| OpenError::Device(e.into()))?;
+    let tun = open_device().map_err(OpenError::Device)?;
     let base: TunFlags = libc::IFF_TAP | libc::IFF_NO_PI;
     // An interface that somebody else made with several queues, or a kernel
     // that refuses the header, wants to be asked differently; all say EINVAL.
@@ -107,6 +105,13 @@ pub fn open_tap(name: &str) -> Result<OwnedFd, OpenError> {
         }
     }
     Err(OpenError::Interface(refused))
+}
+
+/// Opens [`TUN_DEVICE`]. The descriptor belongs to the *current* network
+/// namespace.
+pub(super) fn open_device() -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    open(TUN_DEVICE, flags, Mode::empty()).map_err(Into::into)
 }
 
 impl Tap {

@@ -99,6 +99,43 @@ fn one_family_alone() {
         .py(&format!("download({REMOTE6:?}, 7000, 100000)"));
 }
 
+/// What systemd does for a unit of `Type=notify`.
+#[test]
+fn a_service_manager_is_told() {
+    let world = World::new();
+    let pid = world.guest.inner_pid();
+    let _server = tcp_server(&world.remote, 7000);
+    let mut manager = world.outer.spawn_python(
+        "s = socket(AF_UNIX, SOCK_DGRAM)
+s.bind('/run/notify')
+print('listening', flush=True)
+print(s.recv(4096).decode())",
+    );
+    manager.wait_line("listening");
+    let gw = Launch::netns(&world.outer, &world.guest, &[])
+        .prefix(&["env", "NOTIFY_SOCKET=/run/notify"])
+        .start();
+    manager.wait_line("READY=1");
+    manager.wait_line(&format!("STATUS=Serving process {pid}"));
+    gw.terminate();
+    // Nobody there: that is told, and the gateway serves.
+    let gw = Launch::netns(&world.outer, &world.guest, &[])
+        .prefix(&["env", "NOTIFY_SOCKET=/run/nobody"])
+        .start();
+    world
+        .guest
+        .py(&format!("download({REMOTE4:?}, 7000, 100000)"));
+    assert!(gw.terminate().contains("/run/nobody"));
+    // With a command, that is the service.
+    let finished = Launch::new(
+        &world.outer,
+        &["run", "--", "sh", "-c", "echo $NOTIFY_SOCKET"],
+    )
+    .prefix(&["env", "NOTIFY_SOCKET=/run/nobody"])
+    .run();
+    assert_eq!(finished.success().stdout, "/run/nobody\n");
+}
+
 #[test]
 fn ready_means_that_the_first_packet_arrives() {
     // The program waits in the namespace for the interface and connects once.

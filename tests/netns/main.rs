@@ -5,8 +5,11 @@
 //! where a socket must behave specially. See `harness` for the world they run
 //! in, and `tests/run` for the one command that installs what they need.
 
+mod bubblewrap;
 mod dns;
+mod doctor;
 mod errors;
+mod guides;
 mod harness;
 mod icmp;
 mod ip;

@@ -11,7 +11,7 @@ use crate::tap::{AttachError, userns_remedy};
 /// Moves the calling process, which must have one thread, into a user, a network
 /// and a mount namespace of its own. Its uid and gid are mapped as `identity`
 /// says; no others are mapped.
-pub(super) fn enter_new(identity: Identity) -> Result<(), AttachError> {
+pub(in crate::cli) fn enter_new(identity: Identity) -> Result<(), AttachError> {
     let (uid, gid) = (geteuid(), getegid());
     let others = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     match unshare(CloneFlags::CLONE_NEWUSER | others) {
@@ -19,6 +19,14 @@ pub(super) fn enter_new(identity: Identity) -> Result<(), AttachError> {
         // Root does without a user namespace where there can be none.
         Err(e) => unshare(others).map_err(|_| denied(e)),
     }
+}
+
+/// Moves the calling process, which must have one thread, into a user namespace
+/// of its own and nothing else. Says whether there can be one, for root too.
+pub(in crate::cli) fn enter_user() -> Result<(), AttachError> {
+    let (uid, gid) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(denied)?;
+    map_ids(Identity::Same, uid, gid)
 }
 
 fn map_ids(identity: Identity, uid: Uid, gid: Gid) -> Result<(), AttachError> {

@@ -97,12 +97,7 @@ impl HostConfig {
         for error in errors {
             tracing::debug!(%error, "a line of resolv.conf is not used");
         }
-        let mut servers: Vec<_> = file
-            .nameservers
-            .iter()
-            .filter_map(|ip| server_addr(ip, port))
-            .take(MAX_SERVERS)
-            .collect();
+        let mut servers = servers(&file, port);
         if servers.is_empty() {
             // As the C library does, resolv.conf(5).
             servers.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
@@ -117,6 +112,23 @@ impl HostConfig {
             options: options(&file),
         }
     }
+}
+
+/// The servers that a resolv.conf names and that can be asked, with their port;
+/// at most [`MAX_SERVERS`]. None: gw asks 127.0.0.1, as the C library does
+/// (resolv.conf(5)).
+#[must_use]
+pub fn name_servers(text: &[u8]) -> Vec<SocketAddr> {
+    let (file, _) = resolv_conf::Config::parse_with_errors(text);
+    servers(&file, DNS_PORT)
+}
+
+fn servers(file: &resolv_conf::Config, port: u16) -> Vec<SocketAddr> {
+    let servers = file.nameservers.iter();
+    servers
+        .filter_map(|ip| server_addr(ip, port))
+        .take(MAX_SERVERS)
+        .collect()
 }
 
 fn options(file: &resolv_conf::Config) -> ServerOptions {

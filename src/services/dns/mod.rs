@@ -61,6 +61,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use self::host_config::name_servers;
+
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;

@@ -1,6 +1,7 @@
 //! Makes a TAP in the current network namespace and configures it.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use crate::net::{AddressPlan, MacAddr};
 use crate::tap::attach_error::{AttachError, Errno, userns_remedy};
 use crate::tap::rtnl::{Change, LinkKind, Rtnl};
 use crate::tap::sys;
-use crate::tap::tun::{OpenError, open_tap};
+use crate::tap::tun::{OpenError, open_device, open_tap};
 
 /// Makes and configures the TAP in the *current* network namespace.
 ///
@@ -51,6 +52,14 @@ pub fn make_here(
     Ok((tap, made))
 }
 
+/// Whether the device from which a TAP is made is there and can be opened.
+///
+/// # Errors
+/// [`AttachError::TunMissing`] or [`AttachError::TunDenied`].
+pub fn check_device() -> Result<(), AttachError> {
+    open_device().map(drop).map_err(explain_device)
+}
+
 fn check_name(name: &str) -> Result<(), AttachError> {
     if is_interface_name(name) {
         Ok(())
@@ -75,10 +84,7 @@ pub fn is_interface_name(name: &str) -> bool {
 fn explain_open(error: OpenError, name: &str, rtnl: &Rtnl) -> AttachError {
     let name = name.to_owned();
     match error {
-        OpenError::Device(e) => match e.raw_os_error() {
-            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => AttachError::TunMissing,
-            _ => AttachError::TunDenied { errno: e.into() },
-        },
+        OpenError::Device(e) => explain_device(e),
         OpenError::Interface(e) => match e.raw_os_error() {
             Some(libc::EBUSY) => AttachError::NameBusy { name },
             Some(libc::EPERM | libc::EACCES) => AttachError::TapRefused {
@@ -92,6 +98,15 @@ fn explain_open(error: OpenError, name: &str, rtnl: &Rtnl) -> AttachError {
                 errno: e.into(),
                 remedy: "if it is a TUN interface, choose another name with --ifname".to_owned(),
             },
+        },
+    }
+}
+
+fn explain_device(error: io::Error) -> AttachError {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => AttachError::TunMissing,
+        _ => AttachError::TunDenied {
+            errno: error.into(),
         },
     }
 }

@@ -88,6 +88,7 @@ pub(crate) fn eventually<T>(
 /// Debian packages of the programs that are used.
 const PACKAGES: &[(&str, &str)] = &[
     ("arping", "iputils-arping"),
+    ("bwrap", "bubblewrap"),
     ("curl", "curl"),
     ("dhclient", "isc-dhcp-client"),
     ("dig", "bind9-dnsutils"),
