@@ -13,6 +13,7 @@ mod ip;
 mod kernel;
 mod lifecycle;
 mod neighbour;
+mod podman;
 mod rootlesskit;
 mod run;
 mod tcp;
