@@ -93,12 +93,12 @@ impl World {
         self.open_tun();
         self.outer.ok(&format!(
             "set -e
-            echo {NAME}:x:{ID}:{ID}::{HOME}:/bin/sh >> /etc/passwd
-            echo {NAME}:x:{ID}: >> /etc/group
+            echo {NAME}:x:{USER_ID}:{USER_ID}::{HOME}:/bin/sh >> /etc/passwd
+            echo {NAME}:x:{USER_ID}: >> /etc/group
             echo {NAME}:1000000:65536 > /etc/subuid
             echo {NAME}:1000000:65536 > /etc/subgid
             mkdir -p {HOME} {RUNTIME_DIR}
-            chown {ID}:{ID} {HOME} {RUNTIME_DIR}
+            chown {USER_ID}:{USER_ID} {HOME} {RUNTIME_DIR}
             chmod 700 {HOME} {RUNTIME_DIR}
             echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range"
         ));
@@ -108,13 +108,14 @@ impl World {
 
 /// [`OrdinaryUser`]'s name. Hopefully nobody's on the machine, as is the id.
 const NAME: &str = "gw-test-user";
-const ID: u32 = 54_711;
+/// [`OrdinaryUser`]'s id, as user and as group.
+pub(crate) const USER_ID: u32 = 54_711;
 /// Its home.
 pub(crate) const HOME: &str = "/run/.home";
 /// Its `XDG_RUNTIME_DIR`.
 pub(crate) const RUNTIME_DIR: &str = "/run/user/54711";
 /// Where [`World::install_scripts`] puts the Python helpers.
-const SCRIPTS: &str = "/run/.etc/scripts";
+pub(crate) const SCRIPTS: &str = "/run/.etc/scripts";
 
 /// Somebody in the host who is not root; see [`World::ordinary_user`].
 pub(crate) struct OrdinaryUser<'a> {
@@ -134,7 +135,7 @@ impl OrdinaryUser<'_> {
             .arg(format!("PYTHONPATH={SCRIPTS}"))
             .arg("PYTHONDONTWRITEBYTECODE=1")
             .arg("setpriv")
-            .args([format!("--reuid={ID}"), format!("--regid={ID}")])
+            .args([format!("--reuid={USER_ID}"), format!("--regid={USER_ID}")])
             // The bounding set stays: newuidmap needs it.
             .args(["--clear-groups", "--inh-caps=-all", "--"]);
         command
