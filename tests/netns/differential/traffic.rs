@@ -394,7 +394,7 @@ print(connected(g, '2001:db8::1', 7999))",
             "the error reaches the guest",
             r"
 g = up6()
-print(connected(g, '2001:db8:f::1', 7000, timeout=1))",
+print(connected(g, '2001:db8:f::1', 7000, timeout=3))",
         ),
         Case::same(
             "`--enable-ipv6`: what the outside sees of the guest",

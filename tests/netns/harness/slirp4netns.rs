@@ -73,7 +73,7 @@ impl World {
     /// Makes the tests' Python helpers readable to everybody in the world.
     pub(crate) fn install_scripts(&self) {
         self.outer.ok(&format!(
-            "mkdir -p {SCRIPTS} && mount --bind {} {SCRIPTS}",
+            "mkdir -p {SCRIPTS}; mountpoint -q {SCRIPTS} || mount --bind {} {SCRIPTS}",
             scripts_dir().display()
         ));
     }

@@ -187,10 +187,16 @@ def up(*options, **more):
 
 
 def up6(*options):
-    """As `up`, with an IPv6 address that it need not wait for."""
-    guest = Guest("cd /proc/sys/net/ipv6/conf/default; echo 0 > accept_dad; "
-                  "echo 0 > router_solicitation_delay")
-    Slirp("-c", "-6", *options, guest, "tap0")
+    """A guest with IPv6, whose address was there before the case begins.
+
+    Without `-c` its TAP and its other address are made as rootlesskit makes them.
+    """
+    quick = ("cd /proc/sys/net/ipv6/conf/default; echo 0 > accept_dad; "
+             "echo 0 > router_solicitation_delay; ")
+    tap = ("ip tuntap add name tap0 mode tap; ip link set tap0 up; "
+           "ip address add 10.0.2.100/24 dev tap0; ip route add default via 10.0.2.2")
+    guest = Guest(quick if "-c" in options else quick + tap)
+    Slirp("-6", *options, guest, "tap0")
     eventually(lambda: addresses(guest, kind="inet6"))
     return guest
 
@@ -228,6 +234,21 @@ def addresses(guest, name="tap0", kind="inet"):
     found = json.loads(guest.sh(f"ip -j addr show {name}"))[0]["addr_info"]
     return " ".join(f"{a['local']}/{a['prefixlen']}" for a in found
                     if a["family"] == kind and a["scope"] == "global")
+
+
+def networks(guest):
+    """The networks of its global IPv6 addresses."""
+    return " ".join(re.sub(r"[^/]*/64", "fd00::/64", told) if told.startswith("fd00::") else told
+                    for told in addresses(guest, kind="inet6").split())
+
+
+def lifetimes(guest):
+    """Lifetimes of its IPv6 address, valid and preferred, as they began."""
+    info = json.loads(guest.sh("ip -j -6 addr show tap0"))[0]["addr_info"]
+    told = next(a for a in info if a["scope"] == "global")
+    for name in "valid_life_time", "preferred_life_time":
+        left = told[name]
+        yield "forever" if left == 0xFFFFFFFF else -(-left // 100) * 100
 
 
 def routes(guest, family=4):
@@ -312,10 +333,10 @@ def entries(reply):
 
 
 def advertised(guest):
-    """What a router advertisement says, as rdisc6 tells it."""
+    """What a router advertisement says, line by line, as rdisc6 tells it."""
     told = guest.sh("rdisc6 -1 -w 3000 tap0").splitlines()[2:]
     words = (re.sub(r"\(.*?\)", "", line).split(":", 1) for line in told)
-    return "\n".join(": ".join(" ".join(part.split()) for part in line) for line in words)
+    return [": ".join(" ".join(part.split()) for part in line) for line in words]
 
 
 class Api:
