@@ -6,6 +6,7 @@
 //! in, and `tests/run` for the one command that installs what they need.
 
 mod bubblewrap;
+mod differential;
 mod dns;
 mod doctor;
 mod errors;
@@ -16,6 +17,8 @@ mod ip;
 mod kernel;
 mod lifecycle;
 mod neighbour;
+mod podman;
+mod rootlesskit;
 mod run;
 mod tcp;
 mod udp;

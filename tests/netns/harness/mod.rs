@@ -12,6 +12,7 @@
 pub(crate) mod gw;
 pub(crate) mod netns;
 pub(crate) mod peer;
+pub(crate) mod slirp4netns;
 pub(crate) mod world;
 
 use std::path::{Path, PathBuf};
@@ -89,6 +90,9 @@ pub(crate) fn eventually<T>(
 const PACKAGES: &[(&str, &str)] = &[
     ("arping", "iputils-arping"),
     ("bwrap", "bubblewrap"),
+    ("busybox", "busybox-static"),
+    ("conmon", "conmon"),
+    ("crun", "crun"),
     ("curl", "curl"),
     ("dhclient", "isc-dhcp-client"),
     ("dig", "bind9-dnsutils"),
@@ -97,10 +101,16 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iperf3", "iperf3"),
     ("nc", "netcat-openbsd"),
     ("ndisc6", "ndisc6"),
+    ("newuidmap", "uidmap"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
+    ("podman", "podman"),
     ("python3", "python3"),
     ("rdisc6", "ndisc6"),
+    ("rootlessctl", "rootlesskit"),
+    ("rootlesskit", "rootlesskit"),
+    ("setpriv", "util-linux"),
+    ("slirp4netns", "slirp4netns"),
     ("socat", "socat"),
     ("ss", "iproute2"),
     ("traceroute", "traceroute"),

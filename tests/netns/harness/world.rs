@@ -128,16 +128,21 @@ impl World {
             eprintln!("SKIPPED: only root can become a user without privilege");
             return false;
         }
+        self.open_tun();
         self.outer.ok(&format!(
             "set -e
-            mknod -m 666 /run/.etc/tun c 10 200
-            mount --bind /run/.etc/tun /dev/net/tun
             touch {NOBODY_BINARY}
             mount --bind {gw} {NOBODY_BINARY}
             echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range",
             gw = gw_binary().display(),
         ));
         true
+    }
+
+    /// Covers /dev/net/tun with a node of the world's own that everybody may open.
+    pub(super) fn open_tun(&self) {
+        self.outer
+            .ok("mknod -m 666 /run/.etc/tun c 10 200 && mount --bind /run/.etc/tun /dev/net/tun");
     }
 
     /// A guest namespace that belongs to the user without privilege.

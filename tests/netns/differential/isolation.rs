@@ -1,0 +1,198 @@
+//! Sandbox and seccomp.
+
+use super::{Case, Group};
+
+pub(super) const ISOLATION: Group = Group {
+    title: "Sandbox and seccomp",
+    cases: &[
+        Case::same(
+            "root, no option: privileges",
+            "NoNewPrivs 0, Seccomp 0, capabilities its starter's, permitted its starter's, bounding set its starter's",
+            r"
+g, s = started(*[], user=False)
+print(privileges(s.pid))",
+        ),
+        Case::same(
+            "an ordinary user, no option: privileges",
+            "NoNewPrivs 0, Seccomp 0, capabilities none, permitted none, bounding set its starter's",
+            r"
+g, s = started(*[], user=True)
+print(privileges(s.pid))",
+        ),
+        Case::same(
+            "root, `--enable-sandbox`: privileges",
+            "NoNewPrivs 1, Seccomp 0, capabilities NET_BIND_SERVICE, permitted NET_BIND_SERVICE, bounding set NET_BIND_SERVICE",
+            r"
+g, s = started(*['--enable-sandbox'], user=False)
+print(privileges(s.pid))",
+        ),
+        Case::same(
+            "an ordinary user, `--enable-sandbox`: privileges",
+            "NoNewPrivs 1, Seccomp 0, capabilities NET_BIND_SERVICE, permitted NET_BIND_SERVICE, bounding set NET_BIND_SERVICE",
+            r"
+g, s = started(*['--enable-sandbox'], user=True)
+print(privileges(s.pid))",
+        ),
+        Case::same(
+            "root, `--enable-seccomp`: privileges",
+            "NoNewPrivs 1, Seccomp 2, capabilities its starter's, permitted its starter's, bounding set its starter's",
+            r"
+g, s = started(*['--enable-seccomp'], user=False)
+print(privileges(s.pid))",
+        ),
+        Case::same(
+            "an ordinary user, `--enable-seccomp`: privileges",
+            "NoNewPrivs 1, Seccomp 2, capabilities none, permitted none, bounding set its starter's",
+            r"
+g, s = started(*['--enable-seccomp'], user=True)
+print(privileges(s.pid))",
+        ),
+        Case::same(
+            "root, `--enable-sandbox --enable-seccomp`: privileges",
+            "NoNewPrivs 1, Seccomp 2, capabilities NET_BIND_SERVICE, permitted NET_BIND_SERVICE, bounding set NET_BIND_SERVICE",
+            r"
+g, s = started(*['--enable-sandbox', '--enable-seccomp'], user=False)
+print(privileges(s.pid))",
+        ),
+        Case::same(
+            "an ordinary user, `--enable-sandbox --enable-seccomp`: privileges",
+            "NoNewPrivs 1, Seccomp 2, capabilities NET_BIND_SERVICE, permitted NET_BIND_SERVICE, bounding set NET_BIND_SERVICE",
+            r"
+g, s = started(*['--enable-sandbox', '--enable-seccomp'], user=True)
+print(privileges(s.pid))",
+        ),
+        Case::same(
+            "an ordinary user: ids",
+            "Uid 54711	54711	54711	54711, Gid 54711	54711	54711	54711",
+            r"
+g, s = started('--enable-sandbox', user=True)
+print(status(s.pid, 'Uid', 'Gid'))",
+        ),
+        Case::same(
+            "root, `--enable-sandbox`: the root folder",
+            "etc run",
+            r"
+g, s = started('--enable-sandbox', user=False)
+print(*sorted(os.listdir(f'/proc/{s.pid}/root')))",
+        ),
+        Case::same(
+            "an ordinary user, `--enable-sandbox`: the root folder",
+            "etc run",
+            r"
+g, s = started('--enable-sandbox', user=True)
+print(*sorted(os.listdir(f'/proc/{s.pid}/root')))",
+        ),
+        Case::same(
+            "`--enable-sandbox`: working folder",
+            "/",
+            r"
+g, s = started('--enable-sandbox', user=True)
+print(os.readlink(f'/proc/{s.pid}/cwd'))",
+        ),
+        Case::same(
+            "`--enable-sandbox`: mounts",
+            "/ ro\n/etc ro\n/run ro",
+            r"
+g, s = started('--enable-sandbox', user=True)
+for line in open(f'/proc/{s.pid}/mountinfo'):
+    words = line.split()
+    if words[4].count('/') == 1:
+        print(words[4], words[5].split(',')[0])",
+        ),
+        Case::same(
+            "`--enable-sandbox`: the host keeps its mounts",
+            "True",
+            r"
+before = open('/proc/self/mountinfo').read()
+g, s = started('--enable-sandbox', user=True)
+s.stop()
+print(open('/proc/self/mountinfo').read() == before)",
+        ),
+        Case::same(
+            "`--enable-sandbox`: namespaces that are the host's",
+            "cgroup ipc net pid pid_for_children time time_for_children uts",
+            r"
+g, s = started('--enable-sandbox', user=True)
+print(*(n for n in sorted(os.listdir('/proc/self/ns')) if os.readlink(f'/proc/{s.pid}/ns/{n}') == os.readlink(f'/proc/self/ns/{n}')))",
+        ),
+        Case::same(
+            "no sandbox: namespaces that are the host's",
+            "cgroup ipc mnt net pid pid_for_children time time_for_children user uts",
+            r"
+g, s = started(user=True)
+print(*(n for n in sorted(os.listdir('/proc/self/ns')) if os.readlink(f'/proc/{s.pid}/ns/{n}') == os.readlink(f'/proc/self/ns/{n}')))",
+        ),
+        Case::same(
+            "`--enable-sandbox --enable-seccomp`: TCP, UDP, DNS, ping",
+            "connected question\n192.0.2.1\n1 received",
+            r#"
+g = Guest(user=True)
+Slirp('-c', '--enable-sandbox', '--enable-seccomp', g, 'tap0', user=True)
+print(connected(g, '192.0.2.1', 7000), asked(g, '192.0.2.1', 7001))
+print(g.sh('dig +short +tries=1 +time=3 @10.0.2.3 www.example A'))
+print(g.sh('ping -n -q -c 1 -W 3 192.0.2.1 | grep -o ". received"'))"#,
+        ),
+        Case::better(
+            "`--enable-sandbox`: the host's new resolv.conf, in a later question",
+            "192.0.2.1\n192.0.2.1",
+            "192.0.2.1\n198.51.100.1",
+            "the host's servers are followed",
+            r"
+g = Guest(user=True)
+Slirp('-c', '--enable-sandbox', g, 'tap0', user=True)
+print(g.sh('dig +short +tries=1 +time=3 @10.0.2.3 www.example A'))
+old = open('/etc/resolv.conf').read()
+later(lambda: open('/etc/resolv.conf', 'w').write(old))
+with open('/etc/resolv.conf', 'w') as file:
+    file.write('nameserver 198.51.100.1\n')
+time.sleep(1.2)
+print(g.sh('dig +short +tries=1 +time=3 @10.0.2.3 www.example A'))",
+        ),
+        Case::same(
+            "root, `--enable-sandbox`: a forward of a port below 1024",
+            r#"{"return":{"id":1}}"#,
+            r#"
+g = Guest()
+Slirp('-c', '--enable-sandbox', '-a', '/run/low.sock', g, 'tap0')
+later(lambda: os.path.exists('/run/low.sock') and os.unlink('/run/low.sock'))
+print(api('/run/low.sock', '{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"127.0.0.1","host_port":81,"guest_port":81}}'))"#,
+        ),
+        Case::same(
+            "an ordinary user, `--enable-sandbox`: a forward of a port below 1024",
+            r#"{"error":{"desc":"bad request: add_hostfwd: slirp_add_hostfwd failed"}}"#,
+            r#"
+g = Guest(user=True)
+os.makedirs('/run/low', exist_ok=True)
+later(shutil.rmtree, '/run/low')
+os.chown('/run/low', int(USER), int(USER))
+Slirp('-c', '--enable-sandbox', '-a', '/run/low/sock', g, 'tap0', user=True)
+print(api('/run/low/sock', '{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"127.0.0.1","host_port":81,"guest_port":81}}'))"#,
+        ),
+        Case::same(
+            "what is said of `--enable-sandbox --enable-seccomp`",
+            "True",
+            r"
+g, s = started('--enable-sandbox', '--enable-seccomp', user=True)
+s.stop()
+print('WARNING: Support for seccomp is experimental' in s.out())",
+        ),
+        Case::same(
+            "`--enable-sandbox`: the API's socket at the end",
+            "0 True",
+            r"
+g = Guest(user=True)
+os.makedirs('/run/low', exist_ok=True)
+later(shutil.rmtree, '/run/low')
+os.chown('/run/low', int(USER), int(USER))
+s = Slirp('-c', '--enable-sandbox', '-a', '/run/low/sock', g, 'tap0', user=True)
+print(s.stop(), os.path.exists('/run/low/sock'))",
+        ),
+        Case::same(
+            "`--enable-seccomp`: the process may be looked at by its user (`/proc/PID/root`)",
+            "slirp4netns",
+            r"
+g, s = started('--enable-sandbox', '--enable-seccomp', user=True)
+print(open(f'/proc/{s.pid}/comm').read().strip())",
+        ),
+    ],
+};
