@@ -62,7 +62,7 @@ use self::packet::{ETHERNET, Ethernet, IpPacket, TcpHeader, protocol, tcp_flags}
 use self::reactor::Readiness;
 use self::reassembly::Reassembly;
 use self::tcp::Tcp;
-use self::udp::Udp;
+use self::udp::{Receiver, Udp};
 use crate::net::{AddressPlan, Checksum, MacAddr, Offload};
 use crate::policy::Policy;
 use crate::wire::checksum;
@@ -216,6 +216,7 @@ pub struct Slirp {
     inbound: Inbound,
     /// Descriptors that TCP flows and listeners share.
     descriptors: usize,
+    receiver: Receiver,
     reassembly: Reassembly,
     answers: Vec<Vec<u8>>,
     ready: Vec<(Token, Readiness)>,
@@ -263,6 +264,7 @@ impl Slirp {
             echo: Echo::new(),
             inbound: Inbound::new(),
             descriptors: tcp_limit,
+            receiver: Receiver::default(),
             reassembly: Reassembly::default(),
             answers: Vec::new(),
             ready: Vec::new(),
@@ -581,6 +583,9 @@ impl Slirp {
             payload,
             segment,
         };
+        if arrival.is_excessive() {
+            return Err(DropReason::Malformed);
+        }
         self.udp.input(&mut self.core, arrival, buffer);
         Ok(())
     }
@@ -626,7 +631,7 @@ impl Slirp {
     pub fn work(&mut self) -> bool {
         self.udp.flush(&mut self.core);
         let clients = self.inbound.work(&mut self.core, &mut self.tcp);
-        let udp = self.udp.work(&mut self.core);
+        let udp = self.udp.work(&mut self.core, &mut self.receiver);
         let tcp = self.tcp.work(&mut self.core);
         self.poll_timers();
         clients || udp || tcp
