@@ -5,6 +5,7 @@
 //! where a socket must behave specially. See `harness` for the world they run
 //! in, and `tests/run` for the one command that installs what they need.
 
+mod control;
 mod dns;
 mod errors;
 mod harness;
