@@ -567,7 +567,7 @@ fn a_command_can_ask_its_own_gateway() {
             "--",
             "sh",
             "-c",
-            &format!("{gw} ctl {SOCKET} shutdown; sleep 20"),
+            &format!("{gw} ctl {SOCKET} shutdown; exec sleep 20"),
         ],
     );
     // As when --exit-fd ends it: the command is ended by SIGTERM.
