@@ -32,8 +32,9 @@ use tokio::net::UnixListener;
 /// Bytes of a path that bind(2) takes (`sun_path` less the terminating zero).
 pub const MAX_PATH: usize = 107;
 
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 128;
+/// Connections that wait to be accepted. Many, because connect(2) does not wait
+/// for room when the client's socket is non-blocking, as a Go program's is.
+const BACKLOG: i32 = 1024;
 
 /// A socket cannot be made.
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,7 @@
 
 mod bubblewrap;
 mod differential;
+mod control;
 mod dns;
 mod doctor;
 mod errors;

@@ -14,7 +14,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use self::client::{Answered, Client, CtlError};
 use self::show::Style;
 use super::Exit;
-use super::messages::{print_failure, print_usage_error};
+use super::messages::{print_failure, print_remedy};
 use super::values;
 use crate::control::proto::{
     Cursor, FlowFilter, FlowId, FlowProtocol, ForwardRef, LogLevel, Reply, Request,
@@ -218,7 +218,8 @@ pub(super) fn run(args: &CtlArgs) -> ExitCode {
     let task = match task(&args.verb) {
         Ok(task) => task,
         Err(text) => {
-            print_usage_error(&text);
+            print_failure(&text);
+            print_remedy("For more information, try 'gw ctl --help'.");
             return Exit::Usage.into();
         }
     };
@@ -299,6 +300,9 @@ fn forwards(verb: &ForwardVerb) -> Result<Task, String> {
 }
 
 fn publish(text: &str) -> Result<Publish, String> {
+    if text.split([':', ',']).next() == Some("auto") {
+        return Err("'auto' is for the start: give gw --publish auto".to_owned());
+    }
     Publish::try_from(text.to_owned()).map_err(|e| e.to_string())
 }
 
