@@ -1,10 +1,9 @@
-//! What of the host's settings stands in the way, to be told before it is missed.
+//! What of the host's settings stands in the way of pings. `gw doctor` tells it;
+//! a gateway says so when a guest pings.
 
 use std::io;
 
 use socket2::{Domain, Protocol, Socket, Type};
-
-use crate::config::{Config, IcmpPolicy};
 
 /// What it means that there are no ping sockets.
 pub(super) const NO_PING: &str = "pings will not leave the gateway: this user's groups are \
@@ -12,14 +11,6 @@ pub(super) const NO_PING: &str = "pings will not leave the gateway: this user's 
 /// What to do about [`NO_PING`].
 pub(super) const NO_PING_REMEDY: &str = "an administrator allows them with \
                                          'sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"'";
-
-/// One line each.
-pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let ping = config.icmp == IcmpPolicy::Forward && ping() == Ping::Denied;
-    ping.then(|| format!("{NO_PING}; {NO_PING_REMEDY}, --no-icmp silences this"))
-        .into_iter()
-        .collect()
-}
 
 /// Whether echo requests can be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -166,7 +166,7 @@ fn execute(invocation: &Invocation) -> Exit {
     };
     let adjustable = config.control.is_some();
     let voice = Voice::set_up(*messages, log_default, adjustable.into());
-    for warning in warnings.iter().chain(&host::warnings(config)) {
+    for warning in warnings {
         voice.warn(warning);
     }
     let result = match mode {

@@ -756,8 +756,8 @@ fn as_nobody(body: impl FnOnce()) -> bool {
     child.wait().expect("wait") == exited
 }
 
-/// Lets everybody use the TUN device in a mount namespace of this process's own.
-fn open_tun_device_to_all() {
+/// Gives the TUN device this mode in a mount namespace of this process's own.
+fn with_tun_device(mode: u32) {
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
     use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -772,23 +772,16 @@ fn open_tun_device_to_all() {
         none,
     )
     .expect("tmpfs");
-    let mode = Mode::from_bits_truncate(0o666);
-    mknod(
-        Path::new("/dev/net/tun"),
-        SFlag::S_IFCHR,
-        mode,
-        makedev(10, 200),
-    )
-    .expect("mknod");
-    std::fs::set_permissions(
-        "/dev/net/tun",
-        std::os::unix::fs::PermissionsExt::from_mode(0o666),
-    )
-    .expect("chmod");
+    let device = Path::new("/dev/net/tun");
+    let (kind, number) = (SFlag::S_IFCHR, makedev(10, 200));
+    mknod(device, kind, Mode::empty(), number).expect("mknod");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(device, mode).expect("chmod");
 }
 
 fn works_for_an_unprivileged_user() {
     let root_guest = Guest::new();
+    with_tun_device(0o600);
     assert!(as_nobody(|| {
         let guest = Guest::with(Command::new("unshare").args(["-Urn", "--"]));
         let text = refused(&guest.target(), &tap0()).to_string();
@@ -798,7 +791,7 @@ fn works_for_an_unprivileged_user() {
              for example with 'chmod 666 /dev/net/tun'"
         );
     }));
-    open_tun_device_to_all();
+    with_tun_device(0o666);
     assert!(as_nobody(|| {
         let guest = Guest::with(Command::new("unshare").args(["-Urn", "--"]));
         let attached = attach_to(&guest, &tap0(), 1500);

@@ -6,8 +6,8 @@
 //! in, and `tests/run` for the one command that installs what they need.
 
 mod bubblewrap;
-mod differential;
 mod control;
+mod differential;
 mod dns;
 mod doctor;
 mod errors;
