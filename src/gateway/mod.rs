@@ -9,6 +9,7 @@
 //! deadline, a DNS answer or the end wakes it. Everything slow (DNS, for one)
 //! runs as tasks of that runtime, between rounds.
 
+mod forwards;
 mod local;
 
 use std::cell::RefCell;
@@ -22,8 +23,11 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::mpsc;
 
+pub use self::forwards::Inherited;
+use self::forwards::Ports;
 use self::local::{DnsAnswer, Services};
 use crate::config::{Config, IcmpPolicy};
+use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
 use crate::net::Offload;
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::DnsError;
@@ -77,6 +81,9 @@ pub enum GatewayError {
     /// The resolver's configuration is unusable.
     #[error("cannot start the resolver: {0}")]
     Dns(#[from] DnsError),
+    /// A port cannot be published or exposed.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// epoll or the runtime failed.
     #[error("the event loop failed: {0}")]
     EventLoop(#[source] io::Error),
@@ -88,6 +95,7 @@ pub struct Gateway {
     link: SharedLink,
     services: Rc<RefCell<Services>>,
     answers: mpsc::Receiver<DnsAnswer>,
+    ports: Ports,
 }
 
 impl fmt::Debug for Gateway {
@@ -123,11 +131,16 @@ enum Round {
 }
 
 impl Gateway {
-    /// Builds the gateway that `config` describes on `link`.
+    /// Builds the gateway that `config` describes on `link`. Its forwards stand
+    /// then: clients that come early wait.
     ///
     /// # Errors
     /// [`GatewayError`]; a process can hold one gateway at a time.
-    pub fn new(config: &Config, link: Box<dyn Link>) -> Result<Self, GatewayError> {
+    pub fn new(
+        config: &Config,
+        link: Box<dyn Link>,
+        inherited: Inherited,
+    ) -> Result<Self, GatewayError> {
         let sockets = HostSockets {
             outbound4: config.outbound4.clone(),
             outbound6: config.outbound6.clone(),
@@ -149,12 +162,13 @@ impl Gateway {
             forward_echo: config.icmp == IcmpPolicy::Forward,
             sockets,
             memory: config.memory,
-            descriptors: descriptors(),
+            descriptors: descriptors().saturating_sub(listeners(config)),
             uso,
             outlet: Box::new(link.clone()),
             local: Box::new(Rc::clone(&services)),
         };
-        let slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
+        let mut slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
+        let ports = Ports::new(config, inherited, descriptors(), &mut slirp, now)?;
         slirp
             .watch(link.0.borrow().readiness())
             .map_err(GatewayError::Start)?;
@@ -163,7 +177,13 @@ impl Gateway {
             link,
             services,
             answers,
+            ports,
         })
+    }
+
+    /// The forwards as they stand.
+    pub fn forwards(&self) -> impl Iterator<Item = ForwardInfo> {
+        self.ports.table.list()
     }
 
     /// Serves until `stop` resolves or the link is gone, then resets open
@@ -220,6 +240,7 @@ impl Gateway {
                         while let Ok(answer) = self.answers.try_recv() {
                             self.answer(&answer);
                         }
+                        self.ports.poll(Instant::now(), &mut self.slirp);
                     }
                     continue;
                 }
@@ -231,6 +252,7 @@ impl Gateway {
                 self.slirp.trim();
                 last_traffic = None;
             }
+            self.ports.poll(now, &mut self.slirp);
             let deadline = self.next_deadline(last_traffic);
             self.slirp.wake_by(deadline)?;
             tokio::select! {
@@ -240,6 +262,7 @@ impl Gateway {
                 // a new edge.
                 guard = events.readable() => guard?.clear_ready(),
                 Some(answer) = self.answers.recv() => self.answer(&answer),
+                () = self.ports.due() => {}
             }
         }
     }
@@ -297,6 +320,15 @@ impl Gateway {
             .flatten()
             .min()
     }
+}
+
+/// Sockets that the forwards of `config` take.
+fn listeners(config: &Config) -> usize {
+    let sockets = |forward: &ForwardSpec| match forward {
+        ForwardSpec::Publish(publish) => publish.sockets(),
+        ForwardSpec::Expose(_) => 0,
+    };
+    config.forwards.iter().map(sockets).sum()
 }
 
 /// Descriptors that flows may use, from the process's limit.
