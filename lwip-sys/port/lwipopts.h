@@ -66,6 +66,8 @@
  */
 #define LWIP_TCP                        1
 #define TCP_TTL                         64
+/* gw gives up by its own clock, before lwIP does. */
+#define TCP_SYNMAXRTX                   12
 #define TCP_MSS                         65495
 #define TCP_CALCULATE_EFF_SEND_MSS      1
 #define LWIP_WND_SCALE                  1

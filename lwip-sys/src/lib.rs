@@ -291,6 +291,9 @@ pub type tcp_recv_fn = Option<
 /// Bytes were acknowledged.
 pub type tcp_sent_fn =
     Option<unsafe extern "C" fn(arg: *mut c_void, pcb: *mut tcp_pcb, len: u16) -> err_t>;
+/// Our own SYN was answered; the error is always `ERR_OK`.
+pub type tcp_connected_fn =
+    Option<unsafe extern "C" fn(arg: *mut c_void, pcb: *mut tcp_pcb, err: err_t) -> err_t>;
 /// The connection is gone; its pcb is already freed or about to be.
 pub type tcp_err_fn = Option<unsafe extern "C" fn(arg: *mut c_void, err: err_t)>;
 /// An IP packet leaves; it is only borrowed.
@@ -324,6 +327,14 @@ unsafe extern "C" {
     /// Connections in TIME-WAIT.
     pub static mut tcp_tw_pcbs: *mut tcp_pcb;
 
+    pub fn tcp_new_ip_type(type_: u8) -> *mut tcp_pcb;
+    pub fn tcp_bind(pcb: *mut tcp_pcb, addr: *const ip_addr_t, port: u16) -> err_t;
+    pub fn tcp_connect(
+        pcb: *mut tcp_pcb,
+        addr: *const ip_addr_t,
+        port: u16,
+        connected: tcp_connected_fn,
+    ) -> err_t;
     pub fn tcp_abort(pcb: *mut tcp_pcb);
     pub fn tcp_abandon(pcb: *mut tcp_pcb, reset: c_int);
     pub fn tcp_shutdown(pcb: *mut tcp_pcb, shut_rx: c_int, shut_tx: c_int) -> err_t;

@@ -9,6 +9,7 @@ use super::neighbourhood::Reason;
 use crate::net::{MacAddr, PlanV6};
 use crate::wire::BuildError;
 use crate::wire::icmp;
+pub(super) use crate::wire::neighbour::solicited_node;
 
 /// ICMPv6 types (RFC 4861 section 4).
 pub(super) const ROUTER_SOLICITATION: u8 = 133;
@@ -95,12 +96,6 @@ pub(super) fn answer(
 /// True for an address the gateway answers for.
 pub(super) fn is_own(plan: &PlanV6, addr: Ipv6Addr) -> bool {
     addr == plan.gateway || addr == plan.gateway_link_local || addr == plan.dns
-}
-
-/// The solicited-node group of `addr` (RFC 4291 section 2.7.1).
-pub(super) fn solicited_node(addr: Ipv6Addr) -> Ipv6Addr {
-    let [.., high, low] = addr.segments();
-    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | (high & 0xff), low)
 }
 
 /// Checks all options; the address in the source link-layer option, if any.

@@ -30,10 +30,14 @@ pub enum DropReason {
     ErrorLimit,
     /// The link did not take a frame.
     Link,
+    /// The guest did not want a client of a forwarded port.
+    Refused,
+    /// The guest did not answer a client of a forwarded port.
+    NoAnswer,
 }
 
 /// Number of [`DropReason`] reasons.
-const REASONS: usize = DropReason::Link as usize + 1;
+const REASONS: usize = DropReason::NoAnswer as usize + 1;
 
 /// Counts of everything worth counting; they only grow.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +61,7 @@ impl Counters {
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         use DropReason::{
             Checksum, ErrorLimit, Fragment, HostError, HostSocket, Link, Malformed, Memory,
-            NoHardwareAddress, NoNeighbour, Protocol, Source, TableFull,
+            NoAnswer, NoHardwareAddress, NoNeighbour, Protocol, Refused, Source, TableFull,
         };
         [
             Malformed,
@@ -73,6 +77,8 @@ impl Counters {
             Fragment,
             ErrorLimit,
             Link,
+            Refused,
+            NoAnswer,
         ]
         .into_iter()
         .map(|reason| (reason, self.dropped(reason)))

@@ -22,7 +22,7 @@ use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
 use super::errqueue::{self, socket_addr};
-use super::flow::{Slots, Table, Token};
+use super::flow::{Idle, Slots, Table, Token};
 use super::reactor::Readiness;
 use super::sockets::{EchoKind, set_hop_limit};
 use crate::policy::{Protocol, Verdict};
@@ -53,12 +53,21 @@ struct Flow {
     active: Instant,
 }
 
+impl Idle for Flow {
+    fn active(&self) -> Instant {
+        self.active
+    }
+
+    fn limit(&self) -> Duration {
+        IDLE
+    }
+}
+
 /// All echo flows.
 #[derive(Debug)]
 pub(crate) struct Echo {
     flows: Slots<Flow>,
     index: HashMap<(IpAddr, u16), Token>,
-    next_idle_scan: Option<Instant>,
     /// The missing permission was already reported.
     warned: bool,
     buffer: Vec<u8>,
@@ -69,7 +78,6 @@ impl Echo {
         Self {
             flows: Slots::new(Table::Echo, MAX_FLOWS),
             index: HashMap::new(),
-            next_idle_scan: None,
             warned: false,
             buffer: Vec::new(),
         }
@@ -142,15 +150,10 @@ impl Echo {
             flow.active = core.now;
             return Ok(token);
         }
-        if self.flows.is_full() {
-            let oldest = self
-                .flows
-                .iter()
-                .min_by_key(|(_, f)| f.active)
-                .map(|(token, _)| token);
-            if let Some(token) = oldest {
-                self.remove(token);
-            }
+        if self.flows.is_full()
+            && let Some(oldest) = self.flows.longest_idle()
+        {
+            self.remove(oldest);
         }
         let (socket, kind) = core.sockets.echo(request.dst)?;
         let mut watched = Ok(());
@@ -170,8 +173,7 @@ impl Echo {
         watched?;
         let token = token.ok_or(Errno::ENOBUFS)?;
         self.index.insert(key, token);
-        let due = core.now + IDLE;
-        self.next_idle_scan = Some(self.next_idle_scan.map_or(due, |next| next.min(due)));
+        self.flows.look_by(core.now + IDLE);
         Ok(token)
     }
 
@@ -216,25 +218,14 @@ impl Echo {
 
     /// Removes idle flows.
     pub(crate) fn poll_timers(&mut self, now: Instant) {
-        if self.next_idle_scan.is_none_or(|at| at > now) {
-            return;
-        }
-        let due = |flow: &Flow| flow.active + IDLE;
-        let idle: Vec<Token> = self
-            .flows
-            .iter()
-            .filter(|(_, f)| due(f) <= now)
-            .map(|(token, _)| token)
-            .collect();
-        for token in idle {
+        for token in self.flows.idle(now) {
             self.remove(token);
         }
-        self.next_idle_scan = self.flows.iter().map(|(_, f)| due(f)).min();
     }
 
     /// When [`Echo::poll_timers`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.next_idle_scan
+        self.flows.next_look()
     }
 }
 

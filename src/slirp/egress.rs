@@ -3,9 +3,9 @@
 //! Headers are gathered on the stack, payload is passed on by reference; no
 //! checksum is computed over payload here. A packet larger than the MTU goes
 //! out as a super-frame when its pieces are segments, and as IP fragments when
-//! it is one datagram.
+//! it is one datagram. A packet for a guest whose hardware address is not known
+//! waits until the guest has been asked ([`neighbours`](super::neighbours)).
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -16,10 +16,11 @@ use nix::errno::Errno;
 
 use super::counters::{Counters, DropReason};
 use super::lwip;
+use super::neighbours::{Held, Holding, Neighbours};
 use super::packet::{ETHERNET, IpPacket, protocol};
-use crate::net::{Checksum, Gso, GsoKind, MacAddr, Mtu, Offload};
-use crate::wire::checksum;
+use crate::net::{AddressPlan, Checksum, Gso, GsoKind, MacAddr, Mtu, Offload};
 use crate::wire::icmp::{self, ErrorBudget, Spend, V4Error, V6Error};
+use crate::wire::{checksum, neighbour};
 
 /// Why a packet of the guest went nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,9 +97,6 @@ pub trait Outlet: fmt::Debug {
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()>;
 }
 
-/// Guests whose hardware address is remembered.
-const MAX_NEIGHBOURS: usize = 1024;
-
 /// Longest header in front of a payload: Ethernet, IPv6 and TCP with options.
 const MAX_HEADERS: usize = ETHERNET + 40 + 60;
 
@@ -117,9 +115,8 @@ const ERROR_BURST: u32 = 200;
 #[derive(Debug)]
 pub(crate) struct Egress {
     outlet: Box<dyn Outlet>,
-    neighbours: HashMap<IpAddr, MacAddr>,
-    gateway_mac: MacAddr,
-    mtu: Mtu,
+    neighbours: Neighbours,
+    plan: AddressPlan,
     pub(crate) counters: Counters,
     /// Identification of the next packet that is fragmented.
     next_id: u16,
@@ -129,17 +126,11 @@ pub(crate) struct Egress {
 }
 
 impl Egress {
-    pub(crate) fn new(
-        outlet: Box<dyn Outlet>,
-        gateway_mac: MacAddr,
-        mtu: Mtu,
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn new(outlet: Box<dyn Outlet>, plan: AddressPlan, now: Instant) -> Self {
         Self {
             outlet,
-            neighbours: HashMap::new(),
-            gateway_mac,
-            mtu,
+            neighbours: Neighbours::default(),
+            plan,
             counters: Counters::default(),
             next_id: 0,
             errors: ErrorBudget::new(ERRORS_PER_SECOND, ERROR_BURST, now),
@@ -151,20 +142,64 @@ impl Egress {
         self.now = now;
     }
 
-    /// Remembers whose hardware address an IP address is. A full table is
-    /// emptied: its live entries come back with their next packet.
+    /// Remembers whose hardware address an IP address is, and sends what waited
+    /// for it.
     pub(crate) fn learn(&mut self, addr: IpAddr, mac: MacAddr) {
-        if self.neighbours.get(&addr) == Some(&mac) || !mac.is_unicast() {
-            return;
+        for mut held in self.neighbours.learn(addr, mac) {
+            held.frame[..6].copy_from_slice(&mac.0);
+            self.send(&held.offload, &[IoSlice::new(&held.frame)]);
         }
-        if self.neighbours.len() >= MAX_NEIGHBOURS {
-            self.neighbours.clear();
+    }
+
+    /// Whose hardware address is known, and who did not answer.
+    pub(crate) fn neighbours(&self) -> &Neighbours {
+        &self.neighbours
+    }
+
+    /// Asks again where an answer is overdue. Gives back the addresses that
+    /// did not answer at all.
+    pub(crate) fn poll_neighbours(&mut self) -> Vec<IpAddr> {
+        if self
+            .neighbours
+            .next_deadline()
+            .is_none_or(|at| at > self.now)
+        {
+            return Vec::new();
         }
-        self.neighbours.insert(addr, mac);
+        let due = self.neighbours.poll(self.now);
+        for addr in due.ask {
+            self.ask(addr);
+        }
+        let silent = due.silent.into_iter();
+        silent
+            .map(|(addr, dropped)| {
+                self.drop_unanswered(dropped);
+                addr
+            })
+            .collect()
+    }
+
+    fn drop_unanswered(&mut self, frames: usize) {
+        for _ in 0..frames {
+            self.counters.drop(DropReason::NoHardwareAddress);
+        }
+    }
+
+    /// Asks the guest's network who has `addr`.
+    fn ask(&mut self, addr: IpAddr) {
+        let ours = match addr {
+            IpAddr::V4(_) => self.plan.gateway_beside(addr),
+            // The answer comes to the address that guests know as the router.
+            IpAddr::V6(_) => self.plan.v6.map(|p| p.gateway_link_local.into()),
+        };
+        let query = ours.and_then(|ours| neighbour::query(self.plan.gateway_mac, ours, addr));
+        if let Some(query) = query {
+            self.frame(&query);
+        }
     }
 
     pub(crate) fn mtu(&self) -> Mtu {
-        self.mtu
+        self.plan.mtu
     }
 
     /// Sends a whole frame that somebody else built.
@@ -174,14 +209,12 @@ impl Egress {
 
     /// Sends an IP packet of any size up to 64 KiB, its checksums complete.
     pub(crate) fn packet(&mut self, packet: &[u8]) {
-        if packet.len() > self.mtu.get().into() {
+        if packet.len() > self.mtu().get().into() {
             return self.fragments(packet);
         }
-        if let Some(ethernet) = self.ethernet_for(packet) {
-            self.send(
-                &Offload::default(),
-                &[IoSlice::new(&ethernet), IoSlice::new(packet)],
-            );
+        if let Some((ethernet, way)) = self.ethernet_for(packet) {
+            let slices = [IoSlice::new(&ethernet), IoSlice::new(packet)];
+            self.send_by(way, &Offload::default(), &slices);
         }
     }
 
@@ -222,7 +255,7 @@ impl Egress {
         transport_len: usize,
         gso: Option<(GsoKind, u16)>,
     ) {
-        let Some(ethernet) = self.ethernet_for(headers) else {
+        let Some((ethernet, way)) = self.ethernet_for(headers) else {
             return;
         };
         let mut front = ArrayVec::<u8, MAX_HEADERS>::new();
@@ -251,45 +284,66 @@ impl Egress {
         });
         slices.push(IoSlice::new(&front));
         slices.extend(payload.iter().map(|s| IoSlice::new(s)));
-        self.send(&Offload { checksum, gso }, &slices);
+        self.send_by(way, &Offload { checksum, gso }, &slices);
     }
 
-    /// The Ethernet header for an IP packet, or none when nobody has answered
-    /// for its destination.
-    fn ethernet_for(&mut self, packet: &[u8]) -> Option<[u8; ETHERNET]> {
+    /// The Ethernet header for an IP packet, its destination empty when that
+    /// has to be asked for; none when there is nobody to ask.
+    fn ethernet_for(&mut self, packet: &[u8]) -> Option<([u8; ETHERNET], Way)> {
         let (destination, ethertype) = destination(packet)?;
-        let Some(mac) = self.hardware_address(destination) else {
-            self.counters.drop(DropReason::NoHardwareAddress);
-            return None;
-        };
         let mut header = [0; ETHERNET];
-        header[..6].copy_from_slice(&mac.0);
-        header[6..12].copy_from_slice(&self.gateway_mac.0);
+        header[6..12].copy_from_slice(&self.plan.gateway_mac.0);
         header[12..].copy_from_slice(&ethertype);
-        Some(header)
+        let way = match self.neighbours.get(destination) {
+            Some(mac) => {
+                header[..6].copy_from_slice(&mac.0);
+                Way::Known
+            }
+            None if self.plan.is_guest(destination) => Way::Ask(destination),
+            None => {
+                self.counters.drop(DropReason::NoHardwareAddress);
+                return None;
+            }
+        };
+        Some((header, way))
     }
 
-    fn hardware_address(&self, destination: IpAddr) -> Option<MacAddr> {
-        self.neighbours.get(&destination).copied()
+    fn send_by(&mut self, way: Way, offload: &Offload, frame: &[IoSlice<'_>]) {
+        match way {
+            Way::Known => self.send(offload, frame),
+            Way::Ask(addr) => self.hold(addr, offload, frame),
+        }
+    }
+
+    fn hold(&mut self, addr: IpAddr, offload: &Offload, frame: &[IoSlice<'_>]) {
+        let held = Held {
+            offload: *offload,
+            frame: frame.iter().flat_map(|s| s.iter().copied()).collect(),
+        };
+        let mut dropped = 0;
+        match self.neighbours.hold(addr, held, self.now, &mut dropped) {
+            Holding::Waits => {}
+            Holding::Ask => self.ask(addr),
+            Holding::Full => dropped += 1,
+        }
+        self.drop_unanswered(dropped);
     }
 
     /// IPv4 (RFC 791) and IPv6 (RFC 8200 section 4.5) fragmentation.
     fn fragments(&mut self, packet: &[u8]) {
         self.next_id = self.next_id.wrapping_add(1);
-        let mtu = usize::from(self.mtu.get());
+        let mtu = usize::from(self.mtu().get());
         let pieces = if packet[0] >> 4 == 4 {
             fragments_v4(packet, mtu, self.next_id)
         } else {
             fragments_v6(packet, mtu, self.next_id.into())
         };
         for piece in pieces {
-            let Some(ethernet) = self.ethernet_for(&piece) else {
+            let Some((ethernet, way)) = self.ethernet_for(&piece) else {
                 return;
             };
-            self.send(
-                &Offload::default(),
-                &[IoSlice::new(&ethernet), IoSlice::new(&piece)],
-            );
+            let slices = [IoSlice::new(&ethernet), IoSlice::new(&piece)];
+            self.send_by(way, &Offload::default(), &slices);
         }
     }
 
@@ -309,7 +363,7 @@ impl lwip::Egress for Egress {
         };
         let len: usize = payload.iter().map(|s| s.len()).sum();
         // At the least MTU an acknowledgement with SACK ranges can exceed it.
-        let room = usize::from(self.mtu.get())
+        let room = usize::from(self.mtu().get())
             .saturating_sub(headers.len())
             .max(1);
         // `mss` counts no options (RFC 6691); those of this segment are in its headers.
@@ -328,6 +382,15 @@ impl lwip::Egress for Egress {
         let gso = (len > size.into()).then_some((kind, size));
         self.transport(headers, payload, protocol::TCP, headers.len() - ip_len, gso);
     }
+}
+
+/// How a frame leaves.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// At once.
+    Known,
+    /// When this address has answered.
+    Ask(IpAddr),
 }
 
 /// Destination and ethertype of an IP packet.

@@ -1,6 +1,7 @@
 //! What identifies a flow, and the tokens by which the reactor names one.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 /// The two ends of a flow, as the guest sees them. Compact, for hashing: IPv4
 /// addresses are held in mapped form.
@@ -52,11 +53,12 @@ pub(crate) enum Table {
     Tcp,
     Udp,
     Echo,
+    Listener,
 }
 
 /// Names a flow, and says no when the flow has gone and its place is taken by
 /// another: an event that was already collected must not reach the newcomer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Token(u64);
 
 impl Token {
@@ -78,6 +80,7 @@ impl Token {
             1 => Table::Tcp,
             2 => Table::Udp,
             3 => Table::Echo,
+            4 => Table::Listener,
             _ => Table::Driver,
         }
     }
@@ -93,13 +96,28 @@ impl Token {
     }
 }
 
-/// A table of flows with stable places. Bounded: [`Slots::insert`] refuses.
+/// What ends by itself when nothing has moved for long enough.
+pub(crate) trait Idle {
+    /// When something last moved.
+    fn active(&self) -> Instant;
+
+    /// How long it may rest.
+    fn limit(&self) -> Duration;
+}
+
+/// Least time between two looks for idle flows: those that run out one shortly
+/// after the other do not make a look each.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A table of flows with stable places. Bounded: [`Slots::insert_with`] refuses.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
     table: Table,
     limit: usize,
     slots: Vec<(u16, Option<T>)>,
     free: Vec<usize>,
+    /// When to look for idle flows; none is idle before.
+    next_look: Option<Instant>,
 }
 
 impl<T> Slots<T> {
@@ -109,12 +127,18 @@ impl<T> Slots<T> {
             limit,
             slots: Vec::new(),
             free: Vec::new(),
+            next_look: None,
         }
     }
 
     /// Flows in the table.
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Changes how many may be in the table; those that are stay.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -169,6 +193,43 @@ impl<T> Slots<T> {
     }
 }
 
+impl<T: Idle> Slots<T> {
+    /// The flow that has rested longest: the one to make room.
+    pub(crate) fn longest_idle(&self) -> Option<Token> {
+        let oldest = self.iter().min_by_key(|(_, flow)| flow.active());
+        oldest.map(|(token, _)| token)
+    }
+
+    /// Some flow may be idle at `at`.
+    pub(crate) fn look_by(&mut self, at: Instant) {
+        self.next_look = Some(self.next_look.map_or(at, |next| next.min(at)));
+    }
+
+    /// When [`Slots::idle`] may find something.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        self.next_look
+    }
+
+    /// The flows whose time has run out; the caller removes them.
+    pub(crate) fn idle(&mut self, now: Instant) -> Vec<Token> {
+        let mut idle = Vec::new();
+        if self.next_look.is_none_or(|at| at > now) {
+            return idle;
+        }
+        let mut next: Option<Instant> = None;
+        for (token, flow) in self.iter() {
+            let end = flow.active() + flow.limit();
+            if end <= now {
+                idle.push(token);
+            } else {
+                next = Some(next.map_or(end, |next| next.min(end)));
+            }
+        }
+        self.next_look = next.map(|at| at.max(now + LOOK_INTERVAL));
+        idle
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +242,34 @@ mod tests {
             let key = FlowKey::new(guest, remote);
             prop_assert_eq!((key.guest(), key.remote()), (guest, remote));
         }
+    }
+
+    impl Idle for (Instant, Duration) {
+        fn active(&self) -> Instant {
+            self.0
+        }
+
+        fn limit(&self) -> Duration {
+            self.1
+        }
+    }
+
+    #[test]
+    fn what_rests_too_long_is_found_once_its_time_has_come() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut slots = Slots::new(Table::Udp, 4);
+        let short = slots.insert_with(|_| Some((start + second, 9 * second)));
+        let long = slots.insert_with(|_| Some((start, 20 * second)));
+        slots.look_by(start + 10 * second);
+        slots.look_by(start + 30 * second);
+        assert_eq!(slots.longest_idle(), long);
+        assert_eq!(slots.idle(start + 9 * second), []);
+        assert_eq!(slots.next_look(), Some(start + 10 * second));
+        assert_eq!(slots.idle(start + 10 * second), [short.expect("room")]);
+        slots.remove(short.expect("room"));
+        assert_eq!(slots.next_look(), Some(start + 20 * second));
+        assert_eq!(slots.idle(start + 20 * second), [long.expect("room")]);
+        assert_eq!(slots.next_look(), None);
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod flow;
 pub mod fuzzing;
 mod inbound;
 mod lwip;
+mod neighbours;
 mod packet;
 mod reactor;
 mod reassembly;
@@ -41,7 +42,7 @@ mod udp;
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -55,19 +56,17 @@ pub use self::sockets::{HostSockets, OutboundError};
 use self::echo::Echo;
 use self::egress::{Egress, Problem};
 use self::flow::{Table, Token};
+use self::inbound::Inbound;
 use self::lwip::{Budget, FrameBuf, Ingress, Pool, Stack, TICK_MS};
 use self::packet::{ETHERNET, Ethernet, IpPacket, TcpHeader, protocol, tcp_flags};
 use self::reactor::Readiness;
 use self::reassembly::Reassembly;
 use self::tcp::Tcp;
-use self::udp::Udp;
+use self::udp::{Receiver, Udp};
 use crate::net::{AddressPlan, Checksum, MacAddr, Offload};
 use crate::policy::Policy;
 use crate::wire::checksum;
-
-/// Bytes that any frame fits in: a 65535-byte IP packet, an Ethernet header and
-/// a little room.
-pub const MAX_FRAME: usize = 65535 + 14 + 19;
+use crate::wire::icmp::Refusal;
 
 /// Segments with less payload are copied out of their frame buffer, so that a
 /// small segment that has to wait does not hold 64 KiB.
@@ -162,13 +161,11 @@ impl Core {
 
     /// Tells the guest, as the gateway, that its packet went nowhere.
     fn problem(&mut self, problem: Problem, offending: &[u8]) {
-        let v6 = offending.first().is_some_and(|b| b >> 4 == 6);
-        let gateway: Option<IpAddr> = if v6 {
-            self.plan.v6.map(|p| p.gateway.into())
-        } else {
-            self.plan.v4.map(|p| p.gateway.into())
+        let family: IpAddr = match offending.first().map(|b| b >> 4) {
+            Some(6) => Ipv6Addr::UNSPECIFIED.into(),
+            _ => Ipv4Addr::UNSPECIFIED.into(),
         };
-        if let Some(gateway) = gateway {
+        if let Some(gateway) = self.plan.gateway_beside(family) {
             self.egress().problem(problem, gateway, offending);
         }
     }
@@ -178,11 +175,26 @@ impl Core {
         if !addr.ip().is_loopback() {
             return addr;
         }
-        let gateway: Option<IpAddr> = match guest {
-            SocketAddr::V4(_) => self.plan.v4.map(|p| p.gateway.into()),
-            SocketAddr::V6(_) => self.plan.v6.map(|p| p.gateway.into()),
-        };
+        let gateway = self.plan.gateway_beside(guest.ip());
         SocketAddr::new(gateway.unwrap_or(addr.ip()), addr.port())
+    }
+
+    /// Another address, known to be a guest's, for one of the plan that is not:
+    /// DHCP and SLAAC give others than the plan's.
+    fn another_guest(&mut self, guest: SocketAddr) -> Option<SocketAddr> {
+        let planned = match guest.ip() {
+            IpAddr::V4(a) => self
+                .plan
+                .v4
+                .is_some_and(|p| [p.guest, p.dhcp_first].contains(&a)),
+            IpAddr::V6(a) => self.plan.v6.is_some_and(|p| p.guest == a),
+        };
+        let neighbours = self.egress().neighbours();
+        if !planned || neighbours.get(guest.ip()).is_some() {
+            return None;
+        }
+        let other = neighbours.another(guest.ip())?;
+        Some(SocketAddr::new(other, guest.port()))
     }
 
     fn send_udp(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
@@ -201,6 +213,10 @@ pub struct Slirp {
     tcp: Tcp,
     udp: Udp,
     echo: Echo,
+    inbound: Inbound,
+    /// Descriptors that TCP flows and listeners share.
+    descriptors: usize,
+    receiver: Receiver,
     reassembly: Reassembly,
     answers: Vec<Vec<u8>>,
     ready: Vec<(Token, Readiness)>,
@@ -221,7 +237,7 @@ impl Slirp {
             uso,
             ..
         } = parts;
-        let egress = Egress::new(parts.outlet, plan.gateway_mac, plan.mtu, now);
+        let egress = Egress::new(parts.outlet, plan.clone(), now);
         let stack = Stack::new(plan.mtu.get(), egress).map_err(io::Error::other)?;
         let pool = Pool::new(Budget::new(parts.memory));
         let reactor = Reactor::new()?;
@@ -246,6 +262,9 @@ impl Slirp {
             tcp: Tcp::new(tcp_limit),
             udp: Udp::new(udp_limit),
             echo: Echo::new(),
+            inbound: Inbound::new(),
+            descriptors: tcp_limit,
+            receiver: Receiver::default(),
             reassembly: Reassembly::default(),
             answers: Vec::new(),
             ready: Vec::new(),
@@ -294,17 +313,26 @@ impl Slirp {
     /// Leads the clients of `listener` to the guest.
     ///
     /// # Errors
-    /// When the table of listeners is full, or as `epoll_ctl(2)`.
+    /// `InvalidInput` when neither side of the target is an address that a guest
+    /// can have; when the table of listeners is full; as `epoll_ctl(2)`.
     pub fn listen(&mut self, listener: Listener) -> io::Result<ListenerId> {
-        drop(listener);
-        Err(io::ErrorKind::Unsupported.into())
+        let id = self.inbound.listen(&self.core, listener)?;
+        self.share_descriptors();
+        Ok(id)
     }
 
     /// Closes a listener; what it has accepted lives on. False when there is
     /// no such listener any more.
     pub fn unlisten(&mut self, id: ListenerId) -> bool {
-        let ListenerId(_) = id;
-        false
+        let known = self.inbound.unlisten(&self.core, id);
+        self.share_descriptors();
+        known
+    }
+
+    fn share_descriptors(&mut self) {
+        let listeners = self.inbound.len();
+        self.tcp
+            .set_limit(self.descriptors.saturating_sub(listeners));
     }
 
     /// What was dropped.
@@ -345,12 +373,18 @@ impl Slirp {
             return Err(DropReason::NoNeighbour);
         }
         if !ethernet.is_ip() {
+            if let Some((addr, mac)) = ethernet.arp_sender(frame) {
+                self.learn(addr.into(), mac);
+            }
             self.local(frame, offload.checksum);
             return Ok(());
         }
         let ip = IpPacket::parse(frame, ETHERNET)?;
         if self.is_local(&ip, frame) {
             self.learn(ip.source, ethernet.source);
+            if let Some(target) = ip.advertised(frame) {
+                self.learn(target.into(), ethernet.source);
+            }
             self.local(frame, offload.checksum);
             return Ok(());
         }
@@ -433,11 +467,26 @@ impl Slirp {
                 self.tcp_segment(buffer, &ip)
             }
             protocol::UDP => self.udp_datagram(buffer, ip, offload),
+            protocol::ICMP | protocol::ICMPV6
+                if self.inbound.len() > 0
+                    && let Some(refusal) = Refusal::parse(&buffer.bytes()[ip.packet.clone()]) =>
+            {
+                self.refused(refusal);
+                Ok(())
+            }
             protocol::ICMP | protocol::ICMPV6 => {
                 self.echo.input(&mut self.core, &buffer.bytes()[ip.packet]);
                 Ok(())
             }
             _ => Err(DropReason::Protocol),
+        }
+    }
+
+    /// The guest does not want what a client of a listener has sent.
+    fn refused(&mut self, refusal: Refusal) {
+        let (guest, seen) = (refusal.to, refusal.from);
+        if refusal.protocol == protocol::TCP {
+            self.tcp.unwanted(&mut self.core, guest, seen);
         }
     }
 
@@ -534,6 +583,9 @@ impl Slirp {
             payload,
             segment,
         };
+        if arrival.is_excessive() {
+            return Err(DropReason::Malformed);
+        }
         self.udp.input(&mut self.core, arrival, buffer);
         Ok(())
     }
@@ -548,6 +600,7 @@ impl Slirp {
             tcp,
             udp,
             echo,
+            inbound,
             ready,
             ..
         } = self;
@@ -567,6 +620,7 @@ impl Slirp {
                 Table::Tcp => tcp.host_ready(core, token, readiness),
                 Table::Udp => udp.host_ready(core, token, readiness),
                 Table::Echo => echo.host_ready(core, token, readiness),
+                Table::Listener => inbound.host_ready(token, readiness),
             }
         }
         Ok(seen)
@@ -576,10 +630,11 @@ impl Slirp {
     /// is more, after others had their turn.
     pub fn work(&mut self) -> bool {
         self.udp.flush(&mut self.core);
-        let udp = self.udp.work(&mut self.core);
+        let clients = self.inbound.work(&mut self.core, &mut self.tcp);
+        let udp = self.udp.work(&mut self.core, &mut self.receiver);
         let tcp = self.tcp.work(&mut self.core);
         self.poll_timers();
-        udp || tcp
+        clients || udp || tcp
     }
 
     fn poll_timers(&mut self) {
@@ -591,6 +646,9 @@ impl Slirp {
             self.tcp.tick(&mut self.core);
         }
         self.tcp.poll_timers(&mut self.core);
+        for addr in self.core.egress().poll_neighbours() {
+            self.tcp.silent(&mut self.core, addr);
+        }
         self.udp.poll_timers(now);
         self.echo.poll_timers(now);
         for packet in self.reassembly.expire(now) {
@@ -608,6 +666,8 @@ impl Slirp {
             self.udp.next_deadline(),
             self.echo.next_deadline(),
             self.reassembly.next_deadline(),
+            self.core.egress().neighbours().next_deadline(),
+            self.inbound.next_deadline(),
         ];
         others.into_iter().flatten().min()
     }
@@ -640,7 +700,7 @@ const TICK: Duration = Duration::from_millis(TICK_MS);
 pub struct Buffer(FrameBuf);
 
 impl Buffer {
-    /// [`MAX_FRAME`] bytes to read a frame into.
+    /// [`MAX_FRAME_LEN`](crate::net::MAX_FRAME_LEN) bytes to read a frame into.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.0.bytes_mut()
     }

@@ -6,10 +6,12 @@ use std::ops::Range;
 
 use super::counters::DropReason;
 use crate::net::MacAddr;
+use crate::wire::neighbour;
 
 /// Bytes of an Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
 const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 /// IPv6 extension headers that are skipped at most; more is nonsense.
@@ -46,6 +48,14 @@ impl Ethernet {
     /// True for IPv4 and IPv6.
     pub(crate) fn is_ip(&self) -> bool {
         matches!(self.ethertype, ETHERTYPE_IPV4 | ETHERTYPE_IPV6)
+    }
+
+    /// Whose hardware address `frame` tells, if it is ARP.
+    pub(crate) fn arp_sender(&self, frame: &[u8]) -> Option<(Ipv4Addr, MacAddr)> {
+        if self.ethertype != ETHERTYPE_ARP {
+            return None;
+        }
+        neighbour::arp_sender(frame.get(ETHERNET..)?)
     }
 }
 
@@ -89,6 +99,18 @@ fn be32(bytes: &[u8], at: usize) -> Result<u32, DropReason> {
 }
 
 impl IpPacket {
+    /// The target of a neighbour advertisement (RFC 4861 section 4.4), which
+    /// need not be its source; `bytes` are what this was read from.
+    pub(crate) fn advertised(&self, bytes: &[u8]) -> Option<Ipv6Addr> {
+        const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+        let message = bytes.get(self.payload.clone())?;
+        if self.protocol != protocol::ICMPV6 || *message.first()? != NEIGHBOUR_ADVERTISEMENT {
+            return None;
+        }
+        let target: [u8; 16] = message.get(8..24)?.try_into().ok()?;
+        Some(target.into())
+    }
+
     /// Reads the packet that starts at `start` of `bytes` and may be followed
     /// by padding.
     pub(crate) fn parse(bytes: &[u8], start: usize) -> Result<Self, DropReason> {

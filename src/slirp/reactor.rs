@@ -95,6 +95,12 @@ impl Reactor {
         Ok(self.epoll.add(fd, EpollEvent::new(flags, token.raw()))?)
     }
 
+    /// Watches a flow's socket no longer.
+    pub(crate) fn forget(&self, fd: impl AsFd) {
+        // It is watched, or else there is nothing to be done.
+        let _ = self.epoll.delete(fd);
+    }
+
     /// Watches a descriptor that is always read until it blocks.
     ///
     /// # Errors

@@ -10,12 +10,15 @@
 //! Echo goes through [`Echo`]: [`Echo::parse_request`] checks a request, and
 //! [`Echo::reply`] builds the answer from the same view.
 
+mod quote;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use etherparse::{IpNumber, Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket};
 use etherparse::{NetSlice, SlicedPacket};
 
+pub use self::quote::Refusal;
 use super::ip::DEFAULT_TTL;
 use super::{BuildError, checksum, ip};
 

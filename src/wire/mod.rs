@@ -4,6 +4,7 @@
 //! - [`ethernet`]: frame headers.
 //! - [`udp`]: whole UDP datagrams.
 //! - [`icmp`]: ICMP and ICMPv6 errors and echo.
+//! - [`neighbour`]: asking for hardware addresses.
 //!
 //! Everything here is a pure function over bytes. What comes from a guest is
 //! only read through checked views; no input makes these functions panic.
@@ -12,6 +13,7 @@ pub mod checksum;
 pub mod ethernet;
 pub mod icmp;
 mod ip;
+pub mod neighbour;
 pub mod udp;
 
 /// A packet that cannot be built.

@@ -10,6 +10,7 @@ mod close;
 mod handshake;
 mod host;
 mod idle;
+mod inbound;
 mod ip;
 mod loss;
 mod many;

@@ -16,6 +16,10 @@ use super::{Egress, Stack, isolated};
 /// The window of a new connection, in bytes: what a SYN can announce.
 pub(crate) const INITIAL_WINDOW: u32 = 65535;
 
+/// How long an answer to our own SYN is waited for before it is repeated, in
+/// lwIP's slow timer's ticks of 500 ms (RFC 6298 section 2.1: a second).
+pub(super) const SYN_RTO: i16 = 2;
+
 /// Send queue, in pbufs, beyond which nothing is added: each costs about 100
 /// bytes, and a host that sends byte by byte must not make many of them.
 const MAX_SEND_QUEUE: u16 = 4096;
@@ -107,7 +111,7 @@ static CALLBACKS: sys::tcp_ext_arg_callbacks = sys::tcp_ext_arg_callbacks {
 };
 
 impl Connection {
-    /// Takes charge of a control block that just answered a SYN.
+    /// Takes charge of a control block that just answered a SYN, or sent one.
     pub(super) fn adopt(
         pcb: NonNull<sys::tcp_pcb>,
         ext_id: u8,
@@ -139,11 +143,7 @@ impl Connection {
             p.flags |= sys::TF_NODELAY;
             sys::tcp_ext_arg_set_callbacks(p, ext_id, &raw const CALLBACKS);
             sys::tcp_ext_arg_set(p, ext_id, shared.as_ptr().cast());
-            // lwIP opened the full window when it saw the window scale option;
-            // the SYN-ACK said what fits 16 bits. Grow from there instead.
-            p.rcv_wnd = INITIAL_WINDOW;
-            p.rcv_ann_wnd = INITIAL_WINDOW;
-            p.rcv_ann_right_edge = p.rcv_nxt.wrapping_add(INITIAL_WINDOW);
+            begin_window(p);
         }
         Self { shared }
     }
@@ -435,17 +435,48 @@ pub(super) unsafe extern "C" fn on_accept(
     }
     // SAFETY: `adopt` set the argument before any segment could complete the handshake.
     unsafe {
-        let Some(shared) = arg.cast::<Shared>().as_ref() else {
+        let (Some(shared), Some(p)) = (arg.cast::<Shared>().as_ref(), pcb.as_mut()) else {
             return sys::ERR_ABRT;
         };
-        shared.established.set(true);
-        // Segments are cut by the guest's kernel; lwIP makes them as large as
-        // one packet can be.
-        #[expect(clippy::cast_possible_truncation, reason = "CHUNK is below 65536")]
-        let chunk = CHUNK as u16;
-        (*pcb).mss = chunk;
+        establish(shared, p);
     }
     sys::ERR_OK
+}
+
+/// The guest has answered our SYN.
+pub(super) unsafe extern "C" fn on_connected(
+    arg: *mut c_void,
+    pcb: *mut sys::tcp_pcb,
+    _err: sys::err_t,
+) -> sys::err_t {
+    // SAFETY: `adopt` set the argument before any answer could come in.
+    unsafe {
+        let (Some(shared), Some(p)) = (arg.cast::<Shared>().as_ref(), pcb.as_mut()) else {
+            return sys::ERR_ABRT;
+        };
+        shared.mss.set(p.mss);
+        begin_window(p);
+        establish(shared, p);
+    }
+    sys::ERR_OK
+}
+
+/// lwIP opens the full window when it sees the window scale option; the SYN or
+/// SYN-ACK said what fits 16 bits. Grow from there instead.
+fn begin_window(p: &mut sys::tcp_pcb) {
+    p.rcv_wnd = INITIAL_WINDOW;
+    p.rcv_ann_wnd = INITIAL_WINDOW;
+    p.rcv_ann_right_edge = p.rcv_nxt.wrapping_add(INITIAL_WINDOW);
+}
+
+/// Notes that the handshake is complete.
+fn establish(shared: &Shared, p: &mut sys::tcp_pcb) {
+    shared.established.set(true);
+    // Segments are cut by the guest's kernel; lwIP makes them as large as one
+    // packet can be.
+    #[expect(clippy::cast_possible_truncation, reason = "CHUNK is below 65536")]
+    let chunk = CHUNK as u16;
+    p.mss = chunk;
 }
 
 /// Data, or FIN when `p` is null.

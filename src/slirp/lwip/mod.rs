@@ -177,6 +177,52 @@ impl<E: Egress> Stack<E> {
         ))
     }
 
+    /// Asks the guest at `guest` for a connection from `remote`: sends the SYN.
+    ///
+    /// `token` is as in [`Stack::open`]. The answer shows in
+    /// [`Connection::is_established`] or [`Connection::end`]. `None` when memory
+    /// is short, or the addresses are of two families.
+    pub(crate) fn connect(
+        &mut self,
+        guest: SocketAddr,
+        remote: SocketAddr,
+        token: u64,
+    ) -> Option<Connection> {
+        if guest.is_ipv4() != remote.is_ipv4() {
+            return None;
+        }
+        let (local, peer) = (addr::to_lwip(remote.ip()), addr::to_lwip(guest.ip()));
+        // SAFETY: all lists are empty, so that the port is free and the new
+        // control block is the only list element. It is in the list of bound
+        // ones until it connects, and leaves that list with its abort too.
+        let pcb = unsafe {
+            let pcb = NonNull::new(sys::tcp_new_ip_type(local.type_))?;
+            let bound = sys::tcp_bind(pcb.as_ptr(), &raw const local, remote.port());
+            let connected = Some(connection::on_connected as _);
+            let begun = match bound {
+                sys::ERR_OK => {
+                    let port = guest.port();
+                    sys::tcp_connect(pcb.as_ptr(), &raw const peer, port, connected)
+                }
+                error => error,
+            };
+            if begun != sys::ERR_OK {
+                sys::tcp_abort(pcb.as_ptr());
+                return None;
+            }
+            (*pcb.as_ptr()).rto = connection::SYN_RTO;
+            sys::tcp_active_pcbs = ptr::null_mut();
+            pcb
+        };
+        self.ticking.set(true);
+        Some(Connection::adopt(
+            pcb,
+            self.ext_id,
+            token,
+            Rc::clone(&self.ended),
+        ))
+    }
+
     /// Feeds a segment that belongs to no connection: lwIP answers with a reset
     /// whose numbers the guest accepts (RFC 9293 section 3.10.7.1).
     pub(crate) fn refuse(&mut self, segment: Ingress) {

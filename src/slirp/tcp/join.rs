@@ -149,6 +149,12 @@ impl Join {
         }
     }
 
+    /// The guest is asked once more, by another connection; nothing has come of
+    /// the one before.
+    pub(super) fn begin_again(&mut self, connection: Connection) {
+        self.connection = connection;
+    }
+
     /// Notes what the reactor saw.
     pub(super) fn host_ready(&mut self, ready: Readiness) {
         self.host.readable |= ready.readable;

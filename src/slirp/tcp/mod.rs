@@ -25,22 +25,25 @@
 //! [`join`] and the budget.
 
 mod join;
+mod opening;
 mod time_wait;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use socket2::SockRef;
 
 use self::join::{ACK_DELAY, AckNeed, Join, Outcome};
+use self::opening::Opening;
 use self::time_wait::{Answer, TimeWaits};
 use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
-use super::flow::{FlowKey, Slots, Table, Token};
+use super::flow::{FlowKey, Idle, Slots, Table, Token};
+use super::inbound::PortSearch;
 use super::lwip::{End, FrameBuf, Ingress, TimeWait};
 use super::packet::{IpPacket, TcpHeader};
 use super::reactor::Readiness;
@@ -55,9 +58,6 @@ pub(crate) const IDLE_ESTABLISHED: Duration = Duration::from_secs(2 * 3600 + 4 *
 
 /// Longest time a flow may be idle once one direction has closed.
 pub(crate) const IDLE_HALF_CLOSED: Duration = Duration::from_secs(120);
-
-/// Least time between two looks at all flows for idle ones.
-const IDLE_SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A SYN that waits for the host. It may carry data, so it counts towards the
 /// memory budget.
@@ -80,6 +80,8 @@ struct Flow {
     key: FlowKey,
     socket: OwnedFd,
     phase: Phase,
+    /// A client that the guest has not answered yet: nothing is read from it.
+    opening: Option<Box<Opening>>,
     /// When something last moved.
     active: Instant,
     /// In the queue of marked flows.
@@ -93,7 +95,27 @@ struct Flow {
 }
 
 impl Flow {
-    fn idle_limit(&self) -> Duration {
+    fn new(key: FlowKey, socket: OwnedFd, phase: Phase, now: Instant) -> Self {
+        Self {
+            key,
+            socket,
+            phase,
+            opening: None,
+            active: now,
+            marked: false,
+            ack_queued: false,
+            half_closed: false,
+            keepalive: false,
+        }
+    }
+}
+
+impl Idle for Flow {
+    fn active(&self) -> Instant {
+        self.active
+    }
+
+    fn limit(&self) -> Duration {
         if self.half_closed {
             IDLE_HALF_CLOSED
         } else {
@@ -110,8 +132,9 @@ pub(crate) struct Tcp {
     time_waits: TimeWaits,
     marked: VecDeque<Token>,
     delayed_acks: VecDeque<(Instant, Token)>,
-    /// When to look for idle flows; none is idle before.
-    next_idle_scan: Option<Instant>,
+    /// Clients that the guest has not answered yet, by when to look at them.
+    openings: BTreeSet<(Instant, Token)>,
+    ports: PortSearch,
     ended: Vec<u64>,
 }
 
@@ -134,9 +157,15 @@ impl Tcp {
             time_waits: TimeWaits::default(),
             marked: VecDeque::new(),
             delayed_acks: VecDeque::new(),
-            next_idle_scan: None,
+            openings: BTreeSet::new(),
+            ports: PortSearch::default(),
             ended: Vec::new(),
         }
+    }
+
+    /// Changes how many flows there may be; those that are open stay.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.flows.set_limit(limit.min(MAX_FLOWS));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -259,22 +288,13 @@ impl Tcp {
         let (reactor, now) = (&core.reactor, core.now);
         let token = self.flows.insert_with(|token| {
             reactor.watch(&socket, token).ok()?;
-            Some(Flow {
-                key,
-                socket,
-                phase: Phase::Connecting(held),
-                active: now,
-                marked: false,
-                ack_queued: false,
-                half_closed: false,
-                keepalive: false,
-            })
+            Some(Flow::new(key, socket, Phase::Connecting(held), now))
         });
         let Some(token) = token else {
             return core.drop(DropReason::HostSocket);
         };
         self.index.insert(key, token);
-        self.scan_by(now + IDLE_ESTABLISHED);
+        self.flows.look_by(now + IDLE_ESTABLISHED);
         if progress == Progress::Connected {
             self.connected(core, token);
         }
@@ -286,6 +306,7 @@ impl Tcp {
             return;
         };
         match &mut flow.phase {
+            Phase::Joined(_) if flow.opening.is_some() => self.client_ready(token, ready),
             Phase::Joined(join) => {
                 join.host_ready(ready);
                 self.mark(token);
@@ -373,6 +394,12 @@ impl Tcp {
             return;
         };
         flow.marked = false;
+        if flow.opening.is_some() && !self.answered(core, token) {
+            return;
+        }
+        let Some(flow) = self.flows.get_mut(token) else {
+            return;
+        };
         let Phase::Joined(join) = &mut flow.phase else {
             return;
         };
@@ -384,7 +411,7 @@ impl Tcp {
         flow.active = core.now;
         if join.is_half_closed() && !flow.half_closed {
             flow.half_closed = true;
-            self.scan_by(core.now + IDLE_HALF_CLOSED);
+            self.flows.look_by(core.now + IDLE_HALF_CLOSED);
         }
         match outcome {
             Outcome::Open => {}
@@ -411,13 +438,15 @@ impl Tcp {
     /// Ends a flow with a reset on whichever side is still there.
     fn reset(&mut self, token: Token) {
         if let Some(flow) = self.remove(token) {
-            // Not possible on a service's socket, nor needed there.
-            let _ = SockRef::from(&flow.socket).set_linger(Some(Duration::ZERO));
+            abort(&flow.socket);
         }
     }
 
     fn remove(&mut self, token: Token) -> Option<Flow> {
         let flow = self.flows.remove(token)?;
+        if let Some(opening) = &flow.opening {
+            self.openings.remove(&(opening.due(), token));
+        }
         // The port may be in use again already.
         if self.index.get(&flow.key) == Some(&token) {
             self.index.remove(&flow.key);
@@ -447,32 +476,10 @@ impl Tcp {
                 }
             }
         }
-        if self.next_idle_scan.is_some_and(|at| at <= core.now) {
-            self.reset_idle(core.now);
-        }
-    }
-
-    fn reset_idle(&mut self, now: Instant) {
-        self.next_idle_scan = None;
-        let mut idle = Vec::new();
-        let mut next = None;
-        for (token, flow) in self.flows.iter() {
-            let limit = flow.active + flow.idle_limit();
-            if limit <= now {
-                idle.push(token);
-            } else {
-                next = Some(next.map_or(limit, |n: Instant| n.min(limit)));
-            }
-        }
-        // Flows that run out one shortly after the other do not make a scan each.
-        self.next_idle_scan = next.map(|at| at.max(now + IDLE_SCAN_INTERVAL));
-        for token in idle {
+        self.poll_openings(core);
+        for token in self.flows.idle(core.now) {
             self.reset(token);
         }
-    }
-
-    fn scan_by(&mut self, at: Instant) {
-        self.next_idle_scan = Some(self.next_idle_scan.map_or(at, |next| next.min(at)));
     }
 
     /// When [`Tcp::poll_timers`] has something to do.
@@ -491,7 +498,11 @@ impl Tcp {
             self.delayed_acks.pop_front();
         }
         let ack = self.delayed_acks.front().map(|(due, _)| *due);
-        [ack, self.next_idle_scan].into_iter().flatten().min()
+        let opening = self.openings.first().map(|(due, _)| *due);
+        [ack, opening, self.flows.next_look()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Resets every flow, on both sides.
@@ -501,6 +512,12 @@ impl Tcp {
             self.reset(token);
         }
     }
+}
+
+/// Lets the socket end with a reset when it is closed.
+fn abort(socket: impl AsFd) {
+    // Not possible on a unix socket, nor needed there.
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
 }
 
 /// How far a connect got at once.

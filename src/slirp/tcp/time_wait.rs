@@ -69,6 +69,12 @@ impl TimeWaits {
         answer
     }
 
+    /// True for a connection that is remembered.
+    pub(super) fn holds(&self, key: &FlowKey, now: Instant) -> bool {
+        let since = self.connections.get(key).map(|(since, _)| *since);
+        since.is_some_and(|since| now.duration_since(since) < LIFETIME)
+    }
+
     fn expire(&mut self, now: Instant) {
         while self
             .order
