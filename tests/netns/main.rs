@@ -7,6 +7,7 @@
 
 mod dns;
 mod errors;
+mod forward;
 mod harness;
 mod icmp;
 mod ip;
