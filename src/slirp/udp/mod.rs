@@ -4,7 +4,10 @@
 //!
 //! **Endpoint-independent mapping** (RFC 4787 REQ-1): one host socket per guest
 //! address and port, not connected, so that the guest keeps its outside port
-//! towards everybody and every answer reaches it.
+//! towards everybody and every answer reaches it. A port of the gateway that
+//! leads to another port of the host is the exception: it has a socket to itself,
+//! because the answers must come from the port that was asked, and two such ports
+//! may lead to one.
 //!
 //! **Batches.** Datagrams of one flow to one destination that arrive in the
 //! same round and have the same size leave as one `sendmsg` with `UDP_SEGMENT`;
@@ -31,12 +34,12 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 pub(crate) use self::batch::{Batch, Local};
-pub(crate) use self::receive::{Pace, Receiver};
+pub(crate) use self::receive::{Datagram, Pace, Receiver};
 use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
 use super::errqueue;
-use super::flow::{Idle, Slots, Table, Token};
+use super::flow::{FlowKey, Idle, Slots, Table, Token};
 use super::lwip::FrameBuf;
 use super::packet::IpPacket;
 use super::reactor::Readiness;
@@ -50,9 +53,9 @@ pub(crate) const MAX_FLOWS: usize = 8192;
 /// Idle limit of a flow that only ever asked port 53.
 const IDLE_DNS: Duration = Duration::from_secs(10);
 /// Idle limit of a flow that was never answered.
-const IDLE_UNANSWERED: Duration = Duration::from_secs(30);
+pub(crate) const IDLE_UNANSWERED: Duration = Duration::from_secs(30);
 /// Idle limit of a flow with traffic both ways.
-const IDLE_ANSWERED: Duration = Duration::from_secs(180);
+pub(crate) const IDLE_ANSWERED: Duration = Duration::from_secs(180);
 
 /// Bytes of a UDP header.
 pub(crate) const HEADER: usize = 8;
@@ -67,6 +70,7 @@ pub(crate) const RECEIVE_ROUNDS: usize = 4;
 #[derive(Debug)]
 struct Flow {
     guest: SocketAddr,
+    exposed: Option<Exposure>,
     socket: OwnedFd,
     active: Instant,
     answered: bool,
@@ -78,6 +82,23 @@ struct Flow {
     readable: bool,
     pace: Pace,
     marked: bool,
+}
+
+/// A port of the gateway that leads to another of the host.
+#[derive(Debug, Clone, Copy)]
+struct Exposure {
+    /// The gateway's, as the guest names it.
+    port: SocketAddr,
+    /// The host's.
+    target: SocketAddr,
+}
+
+/// Whom the guest sees as the other end at `addr`.
+fn seen(core: &Core, exposed: Option<Exposure>, addr: SocketAddr, guest: SocketAddr) -> SocketAddr {
+    match exposed {
+        Some(exposed) if exposed.target == addr => exposed.port,
+        _ => core.as_guest_sees(addr, guest),
+    }
 }
 
 impl Idle for Flow {
@@ -109,9 +130,9 @@ impl Flow {
         self.readable = self.pace == Pace::Busy;
         self.active = core.now;
         self.answered = true;
-        let guest = self.guest;
+        let (guest, exposed) = (self.guest, self.exposed);
         receiver.to_guest(core, guest, &datagrams, |core, from| {
-            core.as_guest_sees(from, guest)
+            seen(core, exposed, from, guest)
         });
         self.readable
     }
@@ -148,6 +169,8 @@ impl Arrival {
 pub(crate) struct Udp {
     flows: Slots<Flow>,
     index: HashMap<SocketAddr, Token>,
+    /// Those with an [`Exposure`], by guest and the gateway's port.
+    exposed: HashMap<FlowKey, Token>,
     marked: Vec<Token>,
     batch: Option<Batch>,
 }
@@ -165,6 +188,7 @@ impl Udp {
         Self {
             flows: Slots::new(Table::Udp, limit.min(MAX_FLOWS)),
             index: HashMap::new(),
+            exposed: HashMap::new(),
             marked: Vec::new(),
             batch: None,
         }
@@ -190,7 +214,11 @@ impl Udp {
             }
             Verdict::Drop | Verdict::Local => return core.drop(DropReason::NoNeighbour),
         };
-        let flow = match self.flow_for(core, arrival.guest, to) {
+        let exposed = (to.port() != arrival.remote.port()).then_some(Exposure {
+            port: arrival.remote,
+            target: to,
+        });
+        let flow = match self.flow_for(core, arrival.guest, to, exposed) {
             Ok(flow) => flow,
             Err(e) => {
                 let errno = Errno::from_raw(e.raw_os_error().unwrap_or(0));
@@ -210,18 +238,23 @@ impl Udp {
         core: &mut Core,
         guest: SocketAddr,
         to: SocketAddr,
+        exposed: Option<Exposure>,
     ) -> std::io::Result<Token> {
-        if let Some(&token) = self.index.get(&guest)
+        let known = match &exposed {
+            Some(exposed) => self.exposed.get(&FlowKey::new(guest, exposed.port)),
+            None => self.index.get(&guest),
+        };
+        if let Some(&token) = known
             && let Some(flow) = self.flows.get_mut(token)
         {
             flow.active = core.now;
             flow.dns_only &= to.port() == 53;
             return Ok(token);
         }
-        if self.flows.is_full()
-            && let Some(oldest) = self.flows.longest_idle()
-        {
-            self.remove(oldest);
+        if self.flows.is_full() {
+            for oldest in self.flows.longest_idle(1) {
+                self.remove(oldest);
+            }
         }
         let socket = core.sockets.udp(to)?;
         let mut watched = Ok(());
@@ -229,6 +262,7 @@ impl Udp {
             watched = core.reactor.watch(&socket, token);
             watched.is_ok().then_some(Flow {
                 guest,
+                exposed,
                 socket,
                 active: core.now,
                 answered: false,
@@ -242,14 +276,23 @@ impl Udp {
         });
         watched?;
         let token = token.ok_or(Errno::ENOBUFS)?;
-        self.index.insert(guest, token);
+        match exposed {
+            Some(exposed) => {
+                let key = FlowKey::new(guest, exposed.port);
+                self.exposed.insert(key, token)
+            }
+            None => self.index.insert(guest, token),
+        };
         self.flows.look_by(core.now + IDLE_DNS);
         Ok(token)
     }
 
     fn remove(&mut self, token: Token) {
         if let Some(flow) = self.flows.remove(token) {
-            self.index.remove(&flow.guest);
+            match flow.exposed {
+                Some(exposed) => self.exposed.remove(&FlowKey::new(flow.guest, exposed.port)),
+                None => self.index.remove(&flow.guest),
+            };
         }
     }
 
@@ -299,13 +342,14 @@ impl Udp {
         };
         if ready.error {
             let reports = errqueue::drain(&flow.socket);
-            let guest = flow.guest;
+            let (guest, exposed) = (flow.guest, flow.exposed);
             let hops = flow.hop_limit.unwrap_or(64).saturating_add(1);
             // The error is also pending on the socket; take it, or the next
             // call would fail with it.
             let _ = socket2::SockRef::from(&flow.socket).take_error();
             for report in reports {
-                relay(core, guest, hops, report);
+                let remote = seen(core, exposed, report.destination, guest);
+                relay(core, guest, remote, hops, report);
             }
         }
         if ready.readable {
@@ -356,8 +400,13 @@ impl Udp {
 }
 
 /// Passes on what a router, or the host, said.
-fn relay(core: &mut Core, guest: SocketAddr, hops: u8, report: errqueue::Report) {
-    let remote = core.as_guest_sees(report.destination, guest);
+fn relay(
+    core: &mut Core,
+    guest: SocketAddr,
+    remote: SocketAddr,
+    hops: u8,
+    report: errqueue::Report,
+) {
     // The packet as the guest sent it, as far as it is known.
     let Ok(offending) = wire::udp::datagram(guest, remote, hops, &report.payload) else {
         return;

@@ -185,7 +185,11 @@ fn local_v4(info: &in_pktinfo) -> Option<Local> {
 
 fn local_v6(info: &in6_pktinfo) -> Option<Local> {
     let addr = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-    if addr.is_multicast() {
+    let to_many = match addr.to_ipv4_mapped() {
+        Some(v4) => v4.is_multicast() || v4.is_broadcast(),
+        None => addr.is_multicast(),
+    };
+    if to_many {
         return None;
     }
     let interface = if addr.is_unicast_link_local() {
