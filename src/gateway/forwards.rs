@@ -236,15 +236,14 @@ impl Guests {
     }
 
     /// The guest's own addresses: as they are set, or where it configures itself,
-    /// the first that DHCP hands out. Its IPv6 address cannot be known then; IPv6
-    /// clients are led to the IPv4 one.
+    /// the first that DHCP hands out and the plan's. The core takes another one
+    /// of the guest where it knows that one only.
     fn any(&self, port: u16) -> GuestTarget {
-        let (v4, v6) = (self.plan.v4, self.plan.v6);
-        let (v4, v6) = match (self.configure, v4) {
-            (Configure::Static, _) => (v4.map(|p| p.guest), v6.map(|p| p.guest)),
-            (Configure::LeaveAlone, Some(v4)) => (Some(v4.dhcp_first), None),
-            (Configure::LeaveAlone, None) => (None, v6.map(|p| p.guest)),
-        };
+        let v4 = self.plan.v4.map(|p| match self.configure {
+            Configure::Static => p.guest,
+            Configure::LeaveAlone => p.dhcp_first,
+        });
+        let v6 = self.plan.v6.map(|p| p.guest);
         GuestTarget {
             v4: v4.map(|addr| SocketAddrV4::new(addr, port)),
             v6: v6.map(|addr| SocketAddrV6::new(addr, port, 0, 0)),
@@ -293,7 +292,7 @@ mod tests {
         assert_eq!(target(&set, Some("10.0.2.7")), both("10.0.2.7:80", ""));
         assert_eq!(target(&set, Some("fd00::7")), both("", "[fd00::7]:80"));
         let alone = guests(Configure::LeaveAlone);
-        assert_eq!(target(&alone, None), both("10.0.2.15:80", ""));
+        assert_eq!(target(&alone, None), both("10.0.2.15:80", "[fd00::100]:80"));
         for other in ["10.0.2.2", "10.0.3.1", "2001:db8::1", "fd00::2"] {
             let error = target(&set, Some(other)).expect_err(other);
             assert!(

@@ -118,6 +118,32 @@ fn a_guest_without_ipv6_is_reached_over_ipv6() {
 }
 
 #[test]
+fn a_guest_that_configures_itself_is_found() {
+    require("udhcpc");
+    let world = World::new();
+    let _gw = Gw::attach(&world, &["--no-configure", "-p", "8080:80"]);
+    let guest = &world.guest;
+    guest.ok(r#"cat > /run/udhcpc-forward.sh <<'END'
+#!/bin/sh
+case $1 in
+bound) ip addr add "$ip/$mask" dev "$interface" && ip route add default via "$router" ;;
+esac
+END
+chmod +x /run/udhcpc-forward.sh
+ip link set tap0 up
+udhcpc -i tap0 -f -n -q -t 5 -T 1 -s /run/udhcpc-forward.sh"#);
+    let _server = who_server(guest, "::", 80);
+    assert_eq!(tcp_reads(&world.remote, HOST4, 8080), REMOTE4);
+    // The address that SLAAC gives it is known once it is used.
+    assert_eq!(tcp_reads(&world.remote, HOST6, 8080), GATEWAY4);
+    eventually("an address and a route", PATIENCE, || {
+        let ping = guest.sh(&format!("ping -n -q -c 1 -W 1 {GATEWAY6}"));
+        ping.status.success().then_some(())
+    });
+    assert_eq!(tcp_reads(&world.remote, HOST6, 8080), REMOTE6);
+}
+
+#[test]
 fn a_closed_port_of_the_guest_is_a_reset() {
     require("curl");
     let world = World::new();
