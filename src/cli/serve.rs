@@ -11,7 +11,8 @@ use super::messages::{Audience, Voice, set_level};
 use super::notify::Notifier;
 use super::{Exit, Failure, runtime, summary};
 use crate::config::Config;
-use crate::gateway::{Gateway, StopReason};
+use crate::forward::ForwardInfo;
+use crate::gateway::{Gateway, Inherited, StopReason};
 use crate::tap::Link;
 use crate::tap::netns::{Attached, NetnsTarget, attach};
 
@@ -40,11 +41,16 @@ pub(super) fn serve(
     });
     let Attached {
         tap,
+        sockets,
         made,
         watch,
         helper,
     } = attach(target, userns, &config.interface, &config.plan)?;
-    let ready = || {
+    let inherited = Inherited {
+        passed: handles.take_passed(),
+        sockets,
+    };
+    let ready = |forwards: &[ForwardInfo]| {
         for warning in made.warnings.iter().cloned().chain(handles.announce()) {
             voice.warn(&warning);
         }
@@ -53,9 +59,12 @@ pub(super) fn serve(
             voice.warn(&e.to_string());
         }
         match voice.audience() {
-            Audience::Person => voice.show(&summary::block(config, target, &made)),
+            Audience::Person => voice.show(&summary::block(config, target, &made, forwards)),
             Audience::Log => {
-                tracing::info!("serving {target}: {}", summary::log_line(config, &made));
+                tracing::info!(
+                    "serving {target}: {}",
+                    summary::log_line(config, &made, forwards)
+                );
             }
             Audience::Nobody => {}
         }
@@ -74,7 +83,7 @@ pub(super) fn serve(
             _ = watch.gone() => StopReason::TargetGone,
         }
     };
-    match carry(config, Box::new(tap), || Ok(()), ready, stop)? {
+    match carry(config, Box::new(tap), inherited, || Ok(()), ready, stop)? {
         Some(_) => Ok(Exit::Success),
         None => Err(Failure::LinkGone),
     }
@@ -86,16 +95,18 @@ pub(super) fn serve(
 pub(super) fn carry(
     config: &Config,
     link: Box<dyn Link>,
+    inherited: Inherited,
     settle: impl FnOnce() -> Result<(), Failure>,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(&[ForwardInfo]),
     stop: impl Future<Output = StopReason>,
 ) -> Result<Option<StopReason>, Failure> {
     raise_descriptor_limit();
     let ended = runtime()?.block_on(async {
-        let mut gateway = Gateway::new(config, link)?;
+        let mut gateway = Gateway::new(config, link, inherited)?;
         gateway.on_log_level(Box::new(set_level));
         settle()?;
-        Ok::<_, Failure>(gateway.run(ready, stop).await?)
+        let forwards: Vec<ForwardInfo> = gateway.forwards().collect();
+        Ok::<_, Failure>(gateway.run(|| ready(&forwards), stop).await?)
     })?;
     if let Some(reason) = ended.reason {
         tracing::info!(?reason, "stopped");

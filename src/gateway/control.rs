@@ -126,9 +126,8 @@ impl Gateway {
     }
 
     fn add_forward(&mut self, spec: ForwardSpec, again: Again) -> Result<Reply, RequestError> {
-        let added = self
-            .forwards
-            .add(spec.clone(), Origin::Control, &mut self.slirp)?;
+        let (table, mut core) = self.ports.with(&mut self.slirp);
+        let added = table.add(spec.clone(), Origin::Control, &mut core)?;
         match (added.outcome, again) {
             (Outcome::AlreadyThere, Again::Refuse) => Err(RequestError::Refused(format!(
                 "{spec} is there already, as forward {}",
@@ -140,10 +139,10 @@ impl Gateway {
 
     fn remove_forward(&mut self, forward: ForwardRef) -> Result<Reply, RequestError> {
         let (removed, what) = match forward {
-            ForwardRef::Id(id) => (
-                self.forwards.remove(id, &mut self.slirp),
-                format!("no forward {id}"),
-            ),
+            ForwardRef::Id(id) => {
+                let (table, mut core) = self.ports.with(&mut self.slirp);
+                (table.remove(id, &mut core), format!("no forward {id}"))
+            }
             ForwardRef::Publish(publish) => self.remove_forward_spec(publish.into()),
             ForwardRef::ExposeHost(expose) => self.remove_forward_spec(expose.into()),
         };
@@ -156,7 +155,8 @@ impl Gateway {
     }
 
     fn remove_forward_spec(&mut self, spec: ForwardSpec) -> (Option<ForwardInfo>, String) {
-        let removed = self.forwards.remove_spec(&spec, &mut self.slirp);
+        let (table, mut core) = self.ports.with(&mut self.slirp);
+        let removed = table.remove_spec(&spec, &mut core);
         (removed, format!("no forward {spec}"))
     }
 
@@ -175,7 +175,8 @@ impl Gateway {
             })
             .transpose()?;
         let rest = self
-            .forwards
+            .ports
+            .table
             .list()
             .filter(|info| after.is_none_or(|after| info.id > after));
         let (forwards, next) = page(rest, limit, |info| info.id.to_string());

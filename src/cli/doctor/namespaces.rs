@@ -7,7 +7,7 @@ use super::{Check, DoctorError, Status};
 use crate::cli::resolve::Identity;
 use crate::cli::run::namespaces::{enter_new, enter_user};
 use crate::config::Config;
-use crate::tap::netns::{check_device, handover_pair, make_here, receive, report};
+use crate::tap::netns::{Received, check_device, handover_pair, make_here, receive, report};
 use crate::tap::{
     APPARMOR_RESTRICTION, AttachError, Caps, Errno, Link as _, sys, sysctl, userns_remedy,
 };
@@ -101,7 +101,7 @@ fn try_tap(config: &Config) -> Result<Result<Granted, AttachError>, DoctorError>
     drop(childs);
     let received = receive(&ours);
     child.wait().map_err(DoctorError::Fork)?;
-    Ok(received.map(|(tap, made)| Granted {
+    Ok(received.map(|Received { tap, made, .. }| Granted {
         caps: tap.caps(),
         warnings: made.warnings,
     }))

@@ -14,7 +14,8 @@ use crate::cli::args::{DEFAULT_CIDR, DEFAULT_CIDR6};
 use crate::cli::resolve::{default_dns, random_mac};
 use crate::cli::values::{self, BadValue};
 use crate::config::{
-    Config, Configure, DEFAULT_MEMORY, DnsConfig, IcmpPolicy, InterfaceConfig, Outbound,
+    Config, Configure, DEFAULT_MEMORY, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig,
+    Outbound,
 };
 use crate::net::{AddressPlan, MacAddr, Mtu, PlanV4, PlanV6};
 use crate::policy::HostLoopback;
@@ -113,6 +114,7 @@ pub(super) fn resolve(options: Options) -> Result<Invocation, Unusable> {
             } else {
                 Configure::LeaveAlone
             },
+            guest_sockets: GuestSockets::Unseen,
         },
         host_loopback: if options.disable_host_loopback {
             HostLoopback::Closed
@@ -124,6 +126,7 @@ pub(super) fn resolve(options: Options) -> Result<Invocation, Unusable> {
         dns,
         icmp: IcmpPolicy::Forward,
         forwards: Vec::new(),
+        auto_publish: None,
         memory: DEFAULT_MEMORY,
         ready_fd: options.ready_fd,
         exit_fd: options.exit_fd,

@@ -12,7 +12,8 @@ use crate::cli::messages::Voice;
 use crate::cli::serve::carry;
 use crate::cli::{Exit, Failure};
 use crate::config::Config;
-use crate::gateway::StopReason;
+use crate::forward::ForwardInfo;
+use crate::gateway::{Inherited, StopReason};
 use crate::tap::netns::{Attached, NetnsTarget, attach};
 use crate::tap::{Link, Tap, sys};
 
@@ -31,7 +32,7 @@ pub(super) fn serve(invocation: Invocation, voice: Voice) -> Result<Exit, Failur
     let Pipes { ready, exit } = Pipes::adopt(&config);
     let link = link(&config, target, voice)?;
     say(&banner(&config));
-    let announce = || {
+    let announce = |_: &[ForwardInfo]| {
         if let Err(e) = ready.tell() {
             voice.warn(&format!("cannot write to --ready-fd: {e}"));
         }
@@ -41,7 +42,14 @@ pub(super) fn serve(invocation: Invocation, voice: Voice) -> Result<Exit, Failur
         complain("exitfd event");
         StopReason::ExitFd
     };
-    let stopped = carry(&config, link, || Ok(()), announce, stop);
+    let stopped = carry(
+        &config,
+        link,
+        Inherited::default(),
+        || Ok(()),
+        announce,
+        stop,
+    );
     complain("do_slirp is exiting");
     match stopped? {
         Some(_) => Ok(Exit::Success),
@@ -75,6 +83,7 @@ fn in_namespace(
 ) -> Result<Tap, Failure> {
     let Attached {
         tap,
+        sockets: _,
         made,
         watch,
         helper,

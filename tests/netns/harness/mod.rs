@@ -113,6 +113,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("slirp4netns", "slirp4netns"),
     ("socat", "socat"),
     ("ss", "iproute2"),
+    ("systemd-socket-activate", "systemd"),
     ("traceroute", "traceroute"),
     ("udhcpc", "udhcpc"),
 ];
