@@ -31,6 +31,7 @@ use self::lifecycle::LifecycleError;
 use self::messages::{Voice, print_remedy, print_usage_error};
 use self::resolve::{Invocation, Mode, UsageError};
 use crate::gateway::GatewayError;
+use crate::sandbox::SandboxError;
 use crate::tap::AttachError;
 
 /// For who types `gw` and nothing else.
@@ -82,6 +83,8 @@ enum Failure {
          attached to a TAP (TUNSETIFF), like '7<>/dev/net/tun' in a program that does so"
     )]
     TapFd { fd: i32, source: io::Error },
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     #[error("cannot start the event loop: {0}; is the limit of open files too low?")]
     Runtime(#[source] io::Error),
     #[error("cannot make a process for the command: {0}; is the limit of processes too low?")]

@@ -1,7 +1,7 @@
 //! From a configuration to a gateway that serves, in slirp4netns's life cycle.
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::path::PathBuf;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use super::args::Target;
 use super::banner::banner;
@@ -9,11 +9,13 @@ use super::pipes::Pipes;
 use super::resolve::{Invocation, Sandbox, Seccomp};
 use super::{complain, say};
 use crate::cli::messages::Voice;
+use crate::cli::resolve::RESOLV_CONF;
 use crate::cli::serve::carry;
 use crate::cli::{Exit, Failure};
 use crate::config::Config;
 use crate::gateway::StopReason;
-use crate::tap::netns::{Attached, NetnsTarget, attach};
+use crate::sandbox::{self, Power};
+use crate::tap::netns::{Attached, NetnsTarget, attach, user_namespace};
 use crate::tap::{Link, Tap, sys};
 
 /// Serves until the exit descriptor hangs up.
@@ -25,12 +27,27 @@ pub(super) fn serve(invocation: Invocation, voice: Voice) -> Result<Exit, Failur
         seccomp,
         ..
     } = invocation;
-    if (sandbox, seccomp) != (Sandbox::Off, Seccomp::Off) {
-        voice.warn("--enable-sandbox and --enable-seccomp have no effect yet");
-    }
     let Pipes { ready, exit } = Pipes::adopt(&config);
+    let power = match sandbox {
+        Sandbox::Off => None,
+        Sandbox::On => Some(Power::choose(userns_of(&target))),
+    };
     let link = link(&config, target, voice)?;
     say(&banner(&config));
+    let settle = || {
+        if let Some(power) = power {
+            sandbox::enter(&power, Path::new(RESOLV_CONF))?;
+        }
+        if seccomp == Seccomp::On {
+            let names: Vec<_> = sandbox::forbidden().collect();
+            sandbox::forbid_system_calls()?;
+            say(&format!(
+                "seccomp: The following syscalls are blocked: {}\n",
+                names.join(" ")
+            ));
+        }
+        Ok(())
+    };
     let announce = || {
         if let Err(e) = ready.tell() {
             voice.warn(&format!("cannot write to --ready-fd: {e}"));
@@ -41,11 +58,24 @@ pub(super) fn serve(invocation: Invocation, voice: Voice) -> Result<Exit, Failur
         complain("exitfd event");
         StopReason::ExitFd
     };
-    let stopped = carry(&config, link, || Ok(()), announce, stop);
+    let stopped = carry(&config, link, settle, announce, stop);
     complain("do_slirp is exiting");
     match stopped? {
         Some(_) => Ok(Exit::Success),
         None => Err(Failure::LinkGone),
+    }
+}
+
+/// The user namespace of whoever is to be served, if it can be known.
+fn userns_of(target: &Target) -> Option<OwnedFd> {
+    match target {
+        Target::Pid { pid, userns, .. } => {
+            user_namespace(&NetnsTarget::Pid(*pid), userns.as_deref())
+        }
+        Target::Path { path, userns, .. } => {
+            user_namespace(&NetnsTarget::Path(path.clone()), userns.as_deref())
+        }
+        Target::TapFd(_) | Target::Bess(_) => None,
     }
 }
 
