@@ -19,6 +19,7 @@ mod summary;
 mod values;
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -83,6 +84,11 @@ enum Failure {
          attached to a TAP (TUNSETIFF), like '7<>/dev/net/tun' in a program that does so"
     )]
     TapFd { fd: i32, source: io::Error },
+    #[error(
+        "cannot listen at '{path}': {source}; give a path of less than 108 bytes in a directory \
+         that this user may write to"
+    )]
+    Bess { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     #[error("cannot start the event loop: {0}; is the limit of open files too low?")]

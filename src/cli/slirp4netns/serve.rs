@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::gateway::StopReason;
 use crate::sandbox::{self, Power};
 use crate::tap::netns::{Attached, NetnsTarget, attach, user_namespace};
-use crate::tap::{Link, Tap, sys};
+use crate::tap::{Bess, Link, Tap, sys};
 
 /// Serves until the exit descriptor hangs up.
 pub(super) fn serve(invocation: Invocation, voice: Voice) -> Result<Exit, Failure> {
@@ -92,7 +92,14 @@ fn link(config: &Config, target: Target, voice: Voice) -> Result<Box<dyn Link>, 
             let adopted = sys::adopt_fd(fd).and_then(Tap::from_fd);
             adopted.map_err(|source| Failure::TapFd { fd, source })?
         }
-        Target::Bess(_) => return Err(Failure::LinkGone),
+        Target::Bess(path) => {
+            let bess = Bess::listen(&path).map_err(|source| Failure::Bess {
+                path: path.clone(),
+                source,
+            })?;
+            complain(&format!("Waiting for connection to {}", path.display()));
+            return Ok(Box::new(bess));
+        }
     };
     Ok(Box::new(tap))
 }
