@@ -14,5 +14,6 @@ mod kernel;
 mod lifecycle;
 mod neighbour;
 mod run;
+mod slirp4netns;
 mod tcp;
 mod udp;

@@ -1,7 +1,7 @@
 //! From a configuration to a gateway that serves, in slirp4netns's life cycle.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::args::Target;
 use super::banner::banner;
@@ -28,11 +28,11 @@ pub(super) fn serve(invocation: Invocation, voice: Voice) -> Result<Exit, Failur
         ..
     } = invocation;
     let Pipes { ready, exit } = Pipes::adopt(&config);
+    let link = link(&config, &target, voice)?;
     let power = match sandbox {
         Sandbox::Off => None,
         Sandbox::On => Some(Power::choose(userns_of(&target))),
     };
-    let link = link(&config, target, voice)?;
     say(&banner(&config));
     let settle = || {
         if let Some(power) = power {
@@ -79,21 +79,23 @@ fn userns_of(target: &Target) -> Option<OwnedFd> {
     }
 }
 
-/// The link to whoever is to be served.
-fn link(config: &Config, target: Target, voice: Voice) -> Result<Box<dyn Link>, Failure> {
+/// The link to whoever is to be served. To be called before anything else is
+/// opened: one of them is a descriptor of the caller's.
+fn link(config: &Config, target: &Target, voice: Voice) -> Result<Box<dyn Link>, Failure> {
     let tap = match target {
         Target::Pid { pid, userns, .. } => {
-            in_namespace(config, &NetnsTarget::Pid(pid), userns, voice)?
+            in_namespace(config, &NetnsTarget::Pid(*pid), userns.as_deref(), voice)?
         }
         Target::Path { path, userns, .. } => {
-            in_namespace(config, &NetnsTarget::Path(path), userns, voice)?
+            let target = NetnsTarget::Path(path.clone());
+            in_namespace(config, &target, userns.as_deref(), voice)?
         }
         Target::TapFd(fd) => {
-            let adopted = sys::adopt_fd(fd).and_then(Tap::from_fd);
-            adopted.map_err(|source| Failure::TapFd { fd, source })?
+            let adopted = sys::adopt_fd(*fd).and_then(Tap::from_fd);
+            adopted.map_err(|source| Failure::TapFd { fd: *fd, source })?
         }
         Target::Bess(path) => {
-            let bess = Bess::listen(&path).map_err(|source| Failure::Bess {
+            let bess = Bess::listen(path).map_err(|source| Failure::Bess {
                 path: path.clone(),
                 source,
             })?;
@@ -107,7 +109,7 @@ fn link(config: &Config, target: Target, voice: Voice) -> Result<Box<dyn Link>, 
 fn in_namespace(
     config: &Config,
     target: &NetnsTarget,
-    userns: Option<PathBuf>,
+    userns: Option<&Path>,
     voice: Voice,
 ) -> Result<Tap, Failure> {
     let Attached {
@@ -115,7 +117,7 @@ fn in_namespace(
         made,
         watch,
         helper,
-    } = attach(target, userns.as_deref(), &config.interface, &config.plan)?;
+    } = attach(target, userns, &config.interface, &config.plan)?;
     // The namespace's end is no reason to end.
     drop(watch);
     drop(helper);
