@@ -197,8 +197,9 @@ pub fn fuzz_values(text: &str) {
     let _ = values::fd(text);
 }
 
-/// A door for the fuzz targets: reads a whole command line.
+/// A door for the fuzz targets: reads a whole command line, also as slirp4netns's.
 #[doc(hidden)]
 pub fn fuzz_arguments(arguments: &[&str]) {
+    slirp4netns::fuzz_arguments(arguments);
     let _ = Cli::try_parse_from(std::iter::once(&"gw").chain(arguments));
 }

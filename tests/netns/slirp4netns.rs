@@ -471,6 +471,24 @@ fn the_sandbox_leaves_what_serving_needs() {
 }
 
 #[test]
+fn the_sandbox_and_the_host_share_mounts_one_way() {
+    let world = World::new();
+    world
+        .outer
+        .ok("mkdir /run/one /run/two && mount -t tmpfs tmpfs /run/one && touch /run/one/file");
+    let slirp = Slirp::attach(&world, &["-c", "--enable-sandbox"]);
+    let seen = slirp.0.proc().join("root/run");
+    assert!(seen.join("one/file").exists());
+    world
+        .outer
+        .ok("test -e /run/one/file && mountpoint -q /run/one");
+    drop(slirp);
+    world
+        .outer
+        .ok("test -e /run/one/file && mountpoint -q /run/one");
+}
+
+#[test]
 fn a_user_without_privilege_is_confined_as_well() {
     for by_path in [false, true] {
         let world = World::new();
@@ -511,6 +529,10 @@ fn follows_resolv_conf(target: &str, prepare: &str, root: &[&str]) {
     ));
     let slirp = Slirp::attach(&world, &["-c", "--enable-sandbox", "--enable-seccomp"]);
     assert_eq!(slirp.root(), root);
+    if root.contains(&"mnt") {
+        let seen = slirp.0.proc().join("root/mnt");
+        assert!(seen.join("wsl").exists() && !seen.join("secret").exists());
+    }
     assert_eq!(resolved(&world.guest, "www.example"), ANSWER);
     world.outer.ok(&format!(
         "echo nameserver 198.51.100.2 > {target}.new && mv {target}.new {target}"
