@@ -20,6 +20,9 @@
 //! # Verdicts: [`policy`]
 //! A pure function from a flow to what happens to it.
 //!
+//! # Giving up what is not needed: [`sandbox`]
+//! File system, capabilities and system calls that serving does without.
+//!
 //! # Forwards: [`forward`]
 //! Ports of the host that lead to the guest, and the reverse.
 //!
@@ -47,6 +50,7 @@ pub mod forward;
 pub mod gateway;
 pub mod net;
 pub mod policy;
+pub mod sandbox;
 pub mod services;
 pub mod slirp;
 pub mod tap;

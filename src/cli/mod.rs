@@ -23,6 +23,7 @@ mod summary;
 mod values;
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -35,6 +36,7 @@ use self::lifecycle::LifecycleError;
 use self::messages::{Voice, print_remedy, print_usage_error};
 use self::resolve::{Invocation, Mode, UsageError};
 use crate::gateway::GatewayError;
+use crate::sandbox::SandboxError;
 use crate::tap::AttachError;
 
 /// For who types `gw` and nothing else.
@@ -87,6 +89,13 @@ enum Failure {
          attached to a TAP (TUNSETIFF), like '7<>/dev/net/tun' in a program that does so"
     )]
     TapFd { fd: i32, source: io::Error },
+    #[error(
+        "cannot listen at '{path}': {source}; give a path of less than 108 bytes in a directory \
+         that this user may write to"
+    )]
+    Bess { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     #[error("cannot start the event loop: {0}; is the limit of open files too low?")]
     Runtime(#[source] io::Error),
     #[error("cannot make a process for the command: {0}; is the limit of processes too low?")]
@@ -211,8 +220,9 @@ pub fn fuzz_values(text: &str) {
     let _ = values::fd(text);
 }
 
-/// A door for the fuzz targets: reads a whole command line.
+/// A door for the fuzz targets: reads a whole command line, also as slirp4netns's.
 #[doc(hidden)]
 pub fn fuzz_arguments(arguments: &[&str]) {
+    slirp4netns::fuzz_arguments(arguments);
     let _ = Cli::try_parse_from(std::iter::once(&"gw").chain(arguments));
 }

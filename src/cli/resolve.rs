@@ -13,6 +13,9 @@ use crate::net::{AddressPlan, MacAddr, Mtu};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
 
+/// Where the host's resolver settings are.
+pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// A command line that makes no sense; the text says what to write instead.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UsageError {
@@ -275,7 +278,7 @@ fn dns(args: &GatewayArgs) -> Result<Option<DnsConfig>, UsageError> {
 pub(super) fn default_dns() -> DnsConfig {
     DnsConfig {
         upstreams: Vec::new(),
-        resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        resolv_conf: PathBuf::from(RESOLV_CONF),
         search: None,
         ndots: 1,
         hosts: Vec::new(),

@@ -8,6 +8,7 @@
 //! them cuts them up itself.
 
 mod attach_error;
+pub mod bess;
 mod listening;
 pub mod netns;
 mod rtnl;
@@ -20,6 +21,7 @@ mod watch;
 pub use attach_error::{
     APPARMOR_RESTRICTION, AttachError, Errno, JoinAction, NamespaceKind, sysctl, userns_remedy,
 };
+pub use bess::Bess;
 pub use listening::{Listening, Seen, SocketWatch};
 pub use tun::Tap;
 pub use watch::Watch;

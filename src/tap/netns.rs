@@ -147,6 +147,18 @@ pub fn attach(
     }
 }
 
+/// The user namespace that goes with `target`: `userns` if given, else that of
+/// the process, else the one that owns the network namespace. `None` when it
+/// cannot be found.
+#[must_use]
+pub fn user_namespace(target: &NetnsTarget, userns: Option<&Path>) -> Option<OwnedFd> {
+    let resolved = Resolved::find(target, userns).ok()?;
+    resolved
+        .userns
+        .or(resolved.process_userns)
+        .or_else(|| sys::owning_userns(resolved.net.as_fd()).ok())
+}
+
 /// A target whose files are open.
 #[derive(Debug)]
 struct Resolved {

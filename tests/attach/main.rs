@@ -2,6 +2,7 @@
 //! what is said when it does not work. Needs root.
 
 mod harness;
+mod sandbox;
 
 use std::io::{IoSlice, Read as _, Write as _};
 use std::os::fd::AsFd;
@@ -51,6 +52,26 @@ fn main() -> ExitCode {
         (
             "works_for_an_unprivileged_user",
             works_for_an_unprivileged_user,
+        ),
+        (
+            "forbidden_system_calls_kill",
+            sandbox::forbidden_system_calls_kill,
+        ),
+        (
+            "what_serving_needs_is_not_forbidden",
+            sandbox::what_serving_needs_is_not_forbidden,
+        ),
+        (
+            "an_open_directory_is_no_way_out",
+            sandbox::an_open_directory_is_no_way_out,
+        ),
+        (
+            "the_host_keeps_its_mounts",
+            sandbox::the_host_keeps_its_mounts,
+        ),
+        (
+            "who_has_no_power_makes_some",
+            sandbox::who_has_no_power_makes_some,
         ),
     ])
 }

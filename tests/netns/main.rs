@@ -22,5 +22,6 @@ mod neighbour;
 mod podman;
 mod rootlesskit;
 mod run;
+mod slirp4netns;
 mod tcp;
 mod udp;

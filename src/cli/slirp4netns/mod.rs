@@ -95,6 +95,14 @@ pub(super) fn main(call: Call) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// For the fuzz targets: reads a command line and makes a configuration of it.
+pub(super) fn fuzz_arguments(arguments: &[&str]) {
+    let parsed = args::parse(arguments.iter().map(OsString::from));
+    if let Ok(Action::Serve(options)) = parsed.outcome {
+        let _ = resolve::resolve(*options);
+    }
+}
+
 fn start(options: args::Options) -> Exit {
     let messages = Messages {
         level: Level::Normal,

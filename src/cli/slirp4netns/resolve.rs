@@ -53,6 +53,8 @@ pub(super) enum Unusable {
     TapName,
     #[error("the specified API socket path is too long (>= {SUN_PATH})")]
     ApiSocket,
+    #[error("the TAP's descriptor {0} is the ready-fd or exit-fd as well; give each its own")]
+    SameFd(i32),
     #[error("{0}")]
     Value(#[from] BadValue),
 }
@@ -84,6 +86,12 @@ pub(super) enum Seccomp {
 
 /// Makes a configuration of the options.
 pub(super) fn resolve(options: Options) -> Result<Invocation, Unusable> {
+    let pipes = [options.ready_fd, options.exit_fd];
+    if let Target::TapFd(fd) = options.target
+        && pipes.contains(&Some(fd))
+    {
+        return Err(Unusable::SameFd(fd));
+    }
     let mut warnings = Vec::new();
     let plan = plan(&options, &mut warnings)?;
     let outbound4 = options
@@ -433,6 +441,7 @@ mod tests {
             "-c --macaddress=+2:00:00:00:00:01 1 tap0",
             "--cidr=224.0.0.0/8 1 tap0",
             "-m 67 1 tap0",
+            "-r 7 --netns-type=tapfd 7",
         ] {
             assert!(resolved(line).is_err(), "{line}");
         }

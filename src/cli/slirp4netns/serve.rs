@@ -1,7 +1,7 @@
 //! From a configuration to a gateway that serves, in slirp4netns's life cycle.
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::path::PathBuf;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::Path;
 
 use super::args::Target;
 use super::banner::banner;
@@ -9,13 +9,15 @@ use super::pipes::Pipes;
 use super::resolve::{Invocation, Sandbox, Seccomp};
 use super::{complain, say};
 use crate::cli::messages::Voice;
+use crate::cli::resolve::RESOLV_CONF;
 use crate::cli::serve::carry;
 use crate::cli::{Exit, Failure};
 use crate::config::Config;
 use crate::forward::ForwardInfo;
 use crate::gateway::{Inherited, StopReason};
-use crate::tap::netns::{Attached, NetnsTarget, attach};
-use crate::tap::{Link, Tap, sys};
+use crate::sandbox::{self, Power};
+use crate::tap::netns::{Attached, NetnsTarget, attach, user_namespace};
+use crate::tap::{Bess, Link, Tap, sys};
 
 /// Serves until the exit descriptor hangs up.
 pub(super) fn serve(invocation: Invocation, voice: Voice) -> Result<Exit, Failure> {
@@ -26,12 +28,27 @@ pub(super) fn serve(invocation: Invocation, voice: Voice) -> Result<Exit, Failur
         seccomp,
         ..
     } = invocation;
-    if (sandbox, seccomp) != (Sandbox::Off, Seccomp::Off) {
-        voice.warn("--enable-sandbox and --enable-seccomp have no effect yet");
-    }
     let Pipes { ready, exit } = Pipes::adopt(&config);
-    let link = link(&config, target, voice)?;
+    let link = link(&config, &target, voice)?;
+    let power = match sandbox {
+        Sandbox::Off => None,
+        Sandbox::On => Some(Power::choose(userns_of(&target))),
+    };
     say(&banner(&config));
+    let settle = || {
+        if let Some(power) = power {
+            sandbox::enter(&power, Path::new(RESOLV_CONF))?;
+        }
+        if seccomp == Seccomp::On {
+            let names: Vec<_> = sandbox::forbidden().collect();
+            sandbox::forbid_system_calls()?;
+            say(&format!(
+                "seccomp: The following syscalls are blocked: {}\n",
+                names.join(" ")
+            ));
+        }
+        Ok(())
+    };
     let announce = |_: &[ForwardInfo]| {
         if let Err(e) = ready.tell() {
             voice.warn(&format!("cannot write to --ready-fd: {e}"));
@@ -42,14 +59,7 @@ pub(super) fn serve(invocation: Invocation, voice: Voice) -> Result<Exit, Failur
         complain("exitfd event");
         StopReason::ExitFd
     };
-    let stopped = carry(
-        &config,
-        link,
-        Inherited::default(),
-        || Ok(()),
-        announce,
-        stop,
-    );
+    let stopped = carry(&config, link, Inherited::default(), settle, announce, stop);
     complain("do_slirp is exiting");
     match stopped? {
         Some(_) => Ok(Exit::Success),
@@ -57,20 +67,42 @@ pub(super) fn serve(invocation: Invocation, voice: Voice) -> Result<Exit, Failur
     }
 }
 
-/// The link to whoever is to be served.
-fn link(config: &Config, target: Target, voice: Voice) -> Result<Box<dyn Link>, Failure> {
-    let tap = match target {
+/// The user namespace of whoever is to be served, if it can be known.
+fn userns_of(target: &Target) -> Option<OwnedFd> {
+    match target {
         Target::Pid { pid, userns, .. } => {
-            in_namespace(config, &NetnsTarget::Pid(pid), userns, voice)?
+            user_namespace(&NetnsTarget::Pid(*pid), userns.as_deref())
         }
         Target::Path { path, userns, .. } => {
-            in_namespace(config, &NetnsTarget::Path(path), userns, voice)?
+            user_namespace(&NetnsTarget::Path(path.clone()), userns.as_deref())
+        }
+        Target::TapFd(_) | Target::Bess(_) => None,
+    }
+}
+
+/// The link to whoever is to be served. To be called before anything else is
+/// opened: one of them is a descriptor of the caller's.
+fn link(config: &Config, target: &Target, voice: Voice) -> Result<Box<dyn Link>, Failure> {
+    let tap = match target {
+        Target::Pid { pid, userns, .. } => {
+            in_namespace(config, &NetnsTarget::Pid(*pid), userns.as_deref(), voice)?
+        }
+        Target::Path { path, userns, .. } => {
+            let target = NetnsTarget::Path(path.clone());
+            in_namespace(config, &target, userns.as_deref(), voice)?
         }
         Target::TapFd(fd) => {
-            let adopted = sys::adopt_fd(fd).and_then(Tap::from_fd);
-            adopted.map_err(|source| Failure::TapFd { fd, source })?
+            let adopted = sys::adopt_fd(*fd).and_then(Tap::from_fd);
+            adopted.map_err(|source| Failure::TapFd { fd: *fd, source })?
         }
-        Target::Bess(_) => return Err(Failure::LinkGone),
+        Target::Bess(path) => {
+            let bess = Bess::listen(path).map_err(|source| Failure::Bess {
+                path: path.clone(),
+                source,
+            })?;
+            complain(&format!("Waiting for connection to {}", path.display()));
+            return Ok(Box::new(bess));
+        }
     };
     Ok(Box::new(tap))
 }
@@ -78,7 +110,7 @@ fn link(config: &Config, target: Target, voice: Voice) -> Result<Box<dyn Link>, 
 fn in_namespace(
     config: &Config,
     target: &NetnsTarget,
-    userns: Option<PathBuf>,
+    userns: Option<&Path>,
     voice: Voice,
 ) -> Result<Tap, Failure> {
     let Attached {
@@ -87,7 +119,7 @@ fn in_namespace(
         made,
         watch,
         helper,
-    } = attach(target, userns.as_deref(), &config.interface, &config.plan)?;
+    } = attach(target, userns, &config.interface, &config.plan)?;
     // The namespace's end is no reason to end.
     drop(watch);
     drop(helper);

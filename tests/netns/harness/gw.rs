@@ -74,6 +74,12 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// Starts the program by another path.
+    pub(crate) fn binary(mut self, path: &str) -> Self {
+        self.binary = PathBuf::from(path);
+        self
+    }
+
     /// Runs it as a user without any privilege; see [`World::allow_nobody`].
     pub(crate) fn by_nobody(mut self) -> Self {
         self.binary = PathBuf::from(NOBODY_BINARY);
@@ -184,6 +190,11 @@ impl Gw {
 
     fn read(&self, suffix: &str) -> String {
         std::fs::read_to_string(self.log.with_extension(suffix)).unwrap_or_default()
+    }
+
+    /// Its folder in /proc.
+    pub(crate) fn proc(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}", self.pid))
     }
 
     /// Process id as the world sees it.
