@@ -149,7 +149,7 @@ print(connected(g, '10.0.2.3', 53, timeout=1))",
             "timed out",
             r"
 g = up('--disable-dns')
-print('timed out' if 'timed out' in g.sh('dig +short +tries=1 +time=1 @10.0.2.3 www.example A') else 'answered')",
+print(resolved(g, '10.0.2.3'))",
         ),
         Case::same(
             "TCP to an address of the guest's network that nobody has",
@@ -438,11 +438,11 @@ print(g.sh('ping -n -q -c 1 -W 1 2001:db8::1 | grep -o ". received"'))"#,
         Case::better(
             "`--enable-ipv6`: DNS to fd00::3 (the host's server has IPv4)",
             "timed out",
-            "answered",
+            "192.0.2.1",
             "the resolver has both addresses, whatever the host's has",
             r"
 g = up6()
-print('timed out' if 'timed out' in g.sh('dig +short +tries=1 +time=1 @fd00::3 www.example A') else 'answered')",
+print(resolved(g, 'fd00::3'))",
         ),
         Case::same(
             "`--outbound-addr6=2001:db8::77`: what the outside sees",
