@@ -322,13 +322,15 @@ g = Guest(user=True)
 Slirp('-c', g, 'tap0', user=True)
 print(addresses(g), connected(g, '192.0.2.1', 7000))",
         ),
-        Case::same(
+        Case::better(
             "an ordinary user, `--netns-type=path` without `--userns-path`",
             "b'' 1",
+            "b'1' running",
+            "the user namespace that owns the network namespace is found",
             r"
 g = Guest(user=True)
 s = Slirp('-c', '--netns-type=path', f'/proc/{g}/ns/net', 'tap0', user=True, ready=False)
-print(s.said_ready(), s.wait())",
+print(s.said_ready(), s.wait(1))",
         ),
         Case::same(
             "an ordinary user, `--netns-type=path --userns-path`",

@@ -269,11 +269,13 @@ def connected(guest, address, port, **options):
     return "connected"
 
 
-def asked(guest, address, port, seconds=1):
+def asked(guest, address, port, seconds=1, errors=False):
     """What becomes of a datagram from the guest: the answer, or the error."""
     with on(guest):
         s = socket(family(address), SOCK_DGRAM)
         s.settimeout(seconds)
+        if errors:
+            s.setsockopt(IPPROTO_IP, IP_RECVERR, 1)
         s.connect((address, port))
     with s:
         s.send(b"question")
