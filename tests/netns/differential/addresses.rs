@@ -7,10 +7,11 @@ pub(super) const ADDRESSES: Group = Group {
     cases: &[
         Case::same(
             "`-c`: address, routes, MTU, state",
-            "10.0.2.100/24; 10.0.2.0/24 dev tap0, default via 10.0.2.2 dev tap0; 1500; True; True",
+            "10.0.2.100/24; 10.0.2.0/24 dev tap0, default via 10.0.2.2 dev tap0; 1500\nTrue True",
             r"
 g = up()
-print(addresses(g), routes(g), link(g)['mtu'], 'UP' in link(g)['flags'], 'UP' in link(g, 'lo')['flags'], sep='; ')",
+print(addresses(g), routes(g), link(g)['mtu'], sep='; ')
+print(*('UP' in link(g, name)['flags'] for name in ('tap0', 'lo')))",
         ),
         Case::same(
             "`-c`: broadcast address",
@@ -321,20 +322,23 @@ g = Guest(user=True)
 Slirp('-c', g, 'tap0', user=True)
 print(addresses(g), connected(g, '192.0.2.1', 7000))",
         ),
-        Case::same(
+        Case::better(
             "an ordinary user, `--netns-type=path` without `--userns-path`",
             "b'' 1",
+            "b'1' running",
+            "the user namespace that owns the network namespace is found",
             r"
 g = Guest(user=True)
 s = Slirp('-c', '--netns-type=path', f'/proc/{g}/ns/net', 'tap0', user=True, ready=False)
-print(s.said_ready(), s.wait())",
+print(s.said_ready(), s.wait(1))",
         ),
         Case::same(
             "an ordinary user, `--netns-type=path --userns-path`",
             "10.0.2.100/24 connected",
             r"
 g = Guest(user=True)
-Slirp('-c', f'--userns-path=/proc/{g}/ns/user', '--netns-type=path', f'/proc/{g}/ns/net', 'tap0', user=True)
+users, network = f'/proc/{g}/ns/user', f'/proc/{g}/ns/net'
+Slirp('-c', f'--userns-path={users}', '--netns-type=path', network, 'tap0', user=True)
 print(addresses(g), connected(g, '192.0.2.1', 7000))",
         ),
         Case::same(
@@ -388,7 +392,9 @@ u = socket(AF_UNIX, SOCK_SEQPACKET)
 u.settimeout(3)
 print(outcome(lambda: u.connect('/run/bess.sock')), s.said_ready())
 mac = bytes.fromhex('020000000001')
-u.send(b'\xff' * 6 + mac + b'\x08\x06' + struct.pack('!HHBBH6s4s6s4s', 1, 0x800, 6, 4, 1, mac, inet_aton('10.0.2.100'), bytes(6), inet_aton('10.0.2.2')))
+question = struct.pack('!HHBBH6s4s6s4s', 1, 0x800, 6, 4, 1, mac, inet_aton('10.0.2.100'),
+                       bytes(6), inet_aton('10.0.2.2'))
+u.send(b'\xff' * 6 + mac + b'\x08\x06' + question)
 print(outcome(lambda: u.recv(1500))[20:22])
 u.close()
 print(s.wait(1))",

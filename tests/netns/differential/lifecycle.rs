@@ -223,7 +223,8 @@ print(told.returncode, repr(told.stderr), [option for option in options if optio
             r"
 told = subprocess.run(['slirp4netns', '--version'], capture_output=True, text=True)
 print(told.returncode, repr(told.stderr))
-print(*(re.match('slirp4netns version (?=[0-9])|[a-zA-Z_]+(?=: )', line)[0] for line in told.stdout.splitlines()))",
+words = re.compile('slirp4netns version (?=[0-9])|[a-zA-Z_]+(?=: )')
+print(*(words.match(line)[0] for line in told.stdout.splitlines()))",
         ),
         Case::better(
             "`--version`: SLIRP_CONFIG_VERSION_MAX",

@@ -149,7 +149,7 @@ print(connected(g, '10.0.2.3', 53, timeout=1))",
             "timed out",
             r"
 g = up('--disable-dns')
-print('timed out' if 'timed out' in g.sh('dig +short +tries=1 +time=1 @10.0.2.3 www.example A') else 'answered')",
+print(resolved(g, '10.0.2.3'))",
         ),
         Case::same(
             "TCP to an address of the guest's network that nobody has",
@@ -171,6 +171,14 @@ print(connected(g, '10.0.2.1', 7000, timeout=1))",
 pub(super) const OUTSIDE: Group = Group {
     title: "Traffic to the outside",
     cases: &[
+        // First: kernels limit such errors to five at once and one in a second.
+        Case::same(
+            "UDP to an unreachable network, the guest asks for errors (`IP_RECVERR`)",
+            "ENETUNREACH",
+            r"
+g = up()
+print(asked(g, '203.0.113.1', 7000, errors=True))",
+        ),
         Case::same(
             "TCP to the outside",
             "connected",
@@ -216,7 +224,7 @@ print(asked(g, '192.0.2.1', 7999))",
             "the error reaches the guest",
             r"
 g = up()
-print(connected(g, '203.0.113.1', 7000, timeout=1))",
+print(connected(g, '203.0.113.1', 7000, timeout=3))",
         ),
         Case::better(
             "TCP to an unreachable host",
@@ -225,16 +233,7 @@ print(connected(g, '203.0.113.1', 7000, timeout=1))",
             "the error reaches the guest",
             r"
 g = up()
-print(connected(g, '203.0.113.2', 7000, timeout=1))",
-        ),
-        Case::better(
-            "UDP to an unreachable network",
-            "timeout",
-            "ENETUNREACH",
-            "the error reaches the guest",
-            r"
-g = up()
-print(asked(g, '203.0.113.1', 7000))",
+print(connected(g, '203.0.113.2', 7000, timeout=3))",
         ),
         Case::same(
             "TCP to where nothing answers",
@@ -252,12 +251,12 @@ with listen(7100, '192.0.2.2'):
     print(connected(g, '192.0.2.2', 7100))",
         ),
         Case::same(
-            "TCP to 127.0.0.1 of the host by way of .2 with another network",
-            "connected timeout",
+            "TCP to .2 of another network: the host's loopback",
+            "connected",
             r"
 g = up('--cidr=10.7.0.0/24')
 with listen(7100, '127.0.0.1'):
-    print(connected(g, '10.7.0.2', 7100), connected(g, '10.0.2.2', 7100, timeout=1))",
+    print(connected(g, '10.7.0.2', 7100))",
         ),
         Case::same(
             "the end of what the server sends",
@@ -282,9 +281,11 @@ with on(g):
 reset(l.accept()[0])
 print(outcome(lambda: s.recv(1)))",
         ),
-        Case::same(
+        Case::better(
             "a reset by the guest",
             "b''",
+            "ECONNRESET",
+            "a reset stays one",
             r"
 g = up()
 with on(REMOTE):
@@ -343,12 +344,15 @@ print(source_seen(g, HOST, '127.0.0.1', '10.0.2.2'))",
 g = up('--outbound-addr=192.0.2.77')
 print(source_seen(g, HOST, '127.0.0.1', '10.0.2.2'))",
         ),
-        Case::same(
+        Case::better(
             "`--outbound-addr=192.0.2.99`, which the host does not have",
-            "ENETUNREACH",
+            "b'1' ENETUNREACH",
+            "b'' 1",
+            "a mistake is told at once",
             r"
-g = up('--outbound-addr=192.0.2.99')
-print(connected(g, '192.0.2.1', 7000, timeout=1))",
+g, s = started('--outbound-addr=192.0.2.99', ready=False)
+said = s.said_ready()
+print(said, connected(g, '192.0.2.1', 7000) if said else s.wait())",
         ),
         Case::same(
             "`--mtu=65520`: data both ways",
@@ -438,11 +442,11 @@ print(g.sh('ping -n -q -c 1 -W 1 2001:db8::1 | grep -o ". received"'))"#,
         Case::better(
             "`--enable-ipv6`: DNS to fd00::3 (the host's server has IPv4)",
             "timed out",
-            "answered",
+            "192.0.2.1",
             "the resolver has both addresses, whatever the host's has",
             r"
 g = up6()
-print('timed out' if 'timed out' in g.sh('dig +short +tries=1 +time=1 @fd00::3 www.example A') else 'answered')",
+print(resolved(g, 'fd00::3'))",
         ),
         Case::same(
             "`--outbound-addr6=2001:db8::77`: what the outside sees",

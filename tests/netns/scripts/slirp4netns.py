@@ -269,11 +269,13 @@ def connected(guest, address, port, **options):
     return "connected"
 
 
-def asked(guest, address, port, seconds=1):
+def asked(guest, address, port, seconds=1, errors=False):
     """What becomes of a datagram from the guest: the answer, or the error."""
     with on(guest):
         s = socket(family(address), SOCK_DGRAM)
         s.settimeout(seconds)
+        if errors:
+            s.setsockopt(IPPROTO_IP, IP_RECVERR, 1)
         s.connect((address, port))
     with s:
         s.send(b"question")
@@ -342,12 +344,13 @@ def advertised(guest):
 class Api:
     """A gateway with an API socket, and its guest."""
 
-    def __init__(self, *options):
-        self.guest = Guest()
-        self.folder = tempfile.mkdtemp(dir="/run")
-        later(shutil.rmtree, self.folder)
-        self.path = f"{self.folder}/api.sock"
-        self.slirp = Slirp("-c", "-a", self.path, *options, self.guest, "tap0")
+    def __init__(self, *options, user=False):
+        folder = tempfile.mkdtemp(dir="/run")
+        later(shutil.rmtree, folder)
+        if user:
+            os.chown(folder, int(USER), int(USER))
+        self.path = f"{folder}/api.sock"
+        self.guest, self.slirp = started("-a", self.path, *options, user=user)
 
     def ask(self, request, **options):
         if isinstance(request, dict):
@@ -366,6 +369,12 @@ class Api:
 
     def list(self):
         return self.ask({"execute": "list_hostfwd"})
+
+
+def resolved(guest, server):
+    """What the resolver at `server` says of a name."""
+    told = guest.sh(f"dig +short +tries=1 +time=1 @{server} www.example A")
+    return "timed out" if "timed out" in told else told
 
 
 def status(pid, *names):
@@ -388,8 +397,18 @@ def privileges(pid):
     def told(name):
         return "its starter's" if its[name] == mine[name] != 0 else names.get(its[name], its[name])
 
-    return (f"{status(pid, 'NoNewPrivs', 'Seccomp')}, capabilities {told('CapEff')}, "
-            f"permitted {told('CapPrm')}, bounding set {told('CapBnd')}")
+    sets = {"effective": told("CapEff"), "permitted": told("CapPrm"), "bounding": told("CapBnd")}
+    if len(set(sets.values())) == 1:
+        sets = {"capabilities": sets["bounding"]}
+    words = ", ".join(f"{name} {those}" for name, those in sets.items())
+    return f"{status(pid, 'NoNewPrivs', 'Seccomp')}, {words}"
+
+
+def namespaces_of_the_host(pid):
+    """Kinds of namespaces that a process shares with the host."""
+    for kind in sorted(os.listdir("/proc/self/ns")):
+        if os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}"):
+            yield kind
 
 
 def run_cases(cases):
