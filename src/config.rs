@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::forward::ForwardSpec;
+use crate::forward::{AutoPublish, ForwardSpec};
 use crate::net::{AddressPlan, MacAddr};
 use crate::policy::HostLoopback;
 
@@ -34,6 +34,9 @@ pub struct Config {
     pub icmp: IcmpPolicy,
     /// Forwards to set up before traffic flows, in order.
     pub forwards: Vec<ForwardSpec>,
+    /// The guest's ports that are published as programs there listen on them;
+    /// `None`: none are. Takes [`InterfaceConfig::guest_sockets`].
+    pub auto_publish: Option<AutoPublish>,
     /// Bytes that all flows' buffers together may hold. Default [`DEFAULT_MEMORY`].
     pub memory: usize,
     /// Written `1` when traffic flows, then closed.
@@ -57,6 +60,17 @@ pub struct InterfaceConfig {
     pub mac: Option<MacAddr>,
     /// Who gives it addresses and routes.
     pub configure: Configure,
+    /// Whether the namespace's sockets are to be seen.
+    pub guest_sockets: GuestSockets,
+}
+
+/// Whether `gw` looks at the sockets of the guest's namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestSockets {
+    /// It does not, and could not. The default.
+    Unseen,
+    /// It does: a socket of the kernel's `sock_diag` is made there.
+    Followed,
 }
 
 /// Who configures the guest's interface.

@@ -9,8 +9,8 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gw::config::{Config, Configure, IcmpPolicy, InterfaceConfig};
-use gw::gateway::{Gateway, StopReason};
+use gw::config::{Config, Configure, GuestSockets, IcmpPolicy, InterfaceConfig};
+use gw::gateway::{Gateway, Inherited, StopReason};
 use gw::net::{AddressPlan, MacAddr, Mtu, Offload, PlanV4, PlanV6};
 use gw::policy::HostLoopback;
 use gw::tap::{Caps, Link, Medium, Received};
@@ -74,6 +74,7 @@ fn config(api: &Path) -> Config {
             name: "tap0".to_owned(),
             mac: None,
             configure: Configure::Static,
+            guest_sockets: GuestSockets::Unseen,
         },
         host_loopback: HostLoopback::Closed,
         outbound4: None,
@@ -81,6 +82,7 @@ fn config(api: &Path) -> Config {
         dns: None,
         icmp: IcmpPolicy::GatewayOnly,
         forwards: Vec::new(),
+        auto_publish: None,
         memory: gw::config::DEFAULT_MEMORY,
         ready_fd: None,
         exit_fd: None,
@@ -104,7 +106,8 @@ fn with_gateway(client: impl FnOnce(&Path) + Send + 'static) -> PathBuf {
     let (done, stop) = tokio::sync::oneshot::channel();
     let mut thread = None;
     let ended = runtime.block_on(async {
-        let gateway = Gateway::new(&config, Box::new(Nowhere::new())).expect("a gateway");
+        let gateway = Gateway::new(&config, Box::new(Nowhere::new()), Inherited::default())
+            .expect("a gateway");
         let ready = || {
             let path = path.clone();
             thread = Some(std::thread::spawn(move || {
@@ -216,7 +219,7 @@ fn ipv6_is_published_too() {
         TcpStream::connect(("::1", port)).expect("listens");
         let list = ask(path, "{\"execute\":\"list_hostfwd\"}");
         let entry =
-            format!("\"host_addr\":\"::1\",\"host_port\":{port},\"guest_addr\":\"fd00::100\"");
+            format!("\"host_addr\":\"::1\",\"host_port\":{port},\"guest_addr\":\"10.0.2.100\"");
         assert!(list.contains(&entry), "{list}");
     });
 }

@@ -12,6 +12,7 @@ use super::ctl::CtlArgs;
 use super::speedtest::SpeedtestArgs;
 use super::values;
 use crate::config::Outbound;
+use crate::forward::{Expose, PublishOption};
 use crate::net::{MacAddr, Mtu, PlanV4, PlanV6};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
@@ -40,6 +41,8 @@ Examples:
   gw --netns /proc/4711/ns/net            a namespace by its path
   gw run --host-loopback 5432 -- psql -h host.gw.internal
                                           lets the command reach port 5432 of 127.0.0.1
+  gw run -p 8080:80 -- nginx              port 8080 of this host leads to port 80 in there
+  gw run -p auto -- npm start             so does, on localhost, what the command listens on
 
 The guest's network: the gateway is host .2 of --cidr (::2 of --cidr6), the resolver .3 (::3),
 the guest .100 (::100).
@@ -163,6 +166,21 @@ pub(crate) struct GatewayArgs {
         num_args = 0..=1, default_missing_value = "all", help_heading = "What is reached"
     )]
     pub(crate) host_loopback: Option<HostLoopback>,
+
+    /// Let a port of this host lead to the guest's; repeatable. TCP unless /udp is added. Without
+    /// ADDR all addresses of both families; IPv6 in brackets; ADDR%IFACE or %IFACE for clients
+    /// through one interface. Port 0 lets the system choose. GUESTPORT may be GUESTADDR:GUESTPORT.
+    ///
+    /// 'unix:PATH:GUESTPORT' makes a unix socket; 'systemd:[NAME:]GUESTPORT' uses sockets that a
+    /// socket unit passed; 'auto[:ADDR][,except=PORTS]' publishes what programs of the guest
+    /// listen on, for as long as they do, on localhost or ADDR
+    #[arg(short = 'p', long, value_name = "[ADDR:]PORT[-PORT][:GUESTPORT[-GUESTPORT]][/tcp|udp]", value_parser = values::publish, help_heading = "Ports")]
+    pub(crate) publish: Vec<PublishOption>,
+
+    /// Let the gateway address lead to a port of this host's loopback; repeatable. The host's port
+    /// comes first. 'unix:PATH:GUESTPORT' leads to a unix socket of this host
+    #[arg(long, value_name = "PORT[-PORT][:GUESTPORT[-GUESTPORT]][/tcp|udp]", value_parser = values::expose, help_heading = "Ports")]
+    pub(crate) expose_host: Vec<Expose>,
 
     /// Source address, or interface, of IPv4 traffic on the host [default: the host decides]
     #[arg(long, value_name = "ADDR|IFACE", value_parser = values::outbound4, conflicts_with = "no_ipv4", help_heading = "What is reached")]

@@ -12,7 +12,9 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::stat::{SFlag, fstat};
 
+use super::passed;
 use crate::config::Config;
+use crate::forward::Passed;
 use crate::tap::sys;
 
 /// What the caller handed over cannot be used.
@@ -31,6 +33,15 @@ pub(crate) enum LifecycleError {
     /// It never hangs up.
     #[error("--exit-fd {0} is a file, which never hangs up; hand over one end of a pipe or socket")]
     NeverHangsUp(RawFd),
+    /// The service manager's sockets are used for something else.
+    #[error(
+        "{option} {fd} is one of the sockets that the service manager passes (LISTEN_FDS); \
+         choose another descriptor"
+    )]
+    IsPassed { option: &'static str, fd: RawFd },
+    /// A socket that was announced is not there.
+    #[error("LISTEN_FDS announces descriptor {0}, which is not open; unset it, or pass the socket")]
+    NotPassed(RawFd),
     /// The pid file cannot be written.
     #[error("cannot write the pid file '{path}': {source}; choose another path with --pid-file")]
     PidFile { path: PathBuf, source: io::Error },
@@ -42,6 +53,7 @@ pub(crate) enum LifecycleError {
 /// The caller's descriptors and pid file, checked.
 #[derive(Debug)]
 pub(crate) struct Handles {
+    passed: Passed,
     ready: Option<OwnedFd>,
     exit: Option<OwnedFd>,
     pid_file: Option<PidFile>,
@@ -50,9 +62,11 @@ pub(crate) struct Handles {
 impl Handles {
     /// Takes the descriptors over. To be called before anything else is opened.
     pub(crate) fn adopt(config: &Config) -> Result<Self, LifecycleError> {
+        let passed = passed::adopt(config)?;
         let ready = config.ready_fd.map(adopt_ready).transpose()?;
         let exit = config.exit_fd.map(adopt_exit).transpose()?;
         Ok(Self {
+            passed,
             ready,
             exit,
             pid_file: None,
@@ -76,6 +90,11 @@ impl Handles {
             warnings.push(format!("cannot write to --ready-fd: {e}"));
         }
         warnings
+    }
+
+    /// The service manager's sockets.
+    pub(crate) fn take_passed(&mut self) -> Passed {
+        std::mem::take(&mut self.passed)
     }
 
     /// The descriptor whose hang-up ends the gateway, for [`exit_requested`].

@@ -9,6 +9,7 @@ mod ctl;
 mod host;
 mod lifecycle;
 mod messages;
+mod passed;
 mod resolv_conf;
 mod resolve;
 mod run;
@@ -138,6 +139,8 @@ fn execute(invocation: &Invocation) -> Exit {
     } = invocation;
     let log_default = match mode {
         Mode::Attach { .. } => LevelFilter::INFO,
+        // Nobody could know the ports that the system chooses otherwise.
+        Mode::Run(_) if summary::chooses_ports(config) => LevelFilter::INFO,
         // The command writes to the same place.
         Mode::Run(_) => LevelFilter::WARN,
     };
@@ -173,6 +176,8 @@ pub fn fuzz_values(text: &str) {
     let _ = values::cidr6(text);
     let _ = values::mac(text);
     let _ = values::host_loopback(text);
+    let _ = values::publish(text);
+    let _ = values::expose(text);
     let _ = values::outbound4(text);
     let _ = values::outbound6(text);
     let _ = values::dns(text);

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::args::{Cli, Command, DEFAULT_CIDR, DEFAULT_CIDR6, GatewayArgs, LogFormat};
 use super::values::{self, BadValue};
-use crate::config::{Config, Configure, DnsConfig, IcmpPolicy, InterfaceConfig};
+use crate::config::{Config, Configure, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig};
+use crate::forward::{AutoPublish, ForwardSpec, PublishOption};
 use crate::net::{AddressPlan, MacAddr, Mtu};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
@@ -30,6 +31,9 @@ pub(crate) enum UsageError {
     /// `.` among other search domains.
     #[error("--search . means no search domains; leave it out beside others")]
     SearchDot,
+    /// `auto` twice.
+    #[error("--publish auto can be given once; put exceptions behind it, like auto,except=22")]
+    TwoAutos,
     /// A value that a parser refused.
     #[error("{0}")]
     Value(#[from] BadValue),
@@ -154,6 +158,7 @@ fn config(args: GatewayArgs, warnings: &mut Vec<String>) -> Result<Config, Usage
         return Err(UsageError::SameFd(ready));
     }
     let plan = plan(&args, warnings)?;
+    let (forwards, auto_publish) = forwards(&args)?;
     Ok(Config {
         dns: dns(&args)?,
         plan,
@@ -165,6 +170,10 @@ fn config(args: GatewayArgs, warnings: &mut Vec<String>) -> Result<Config, Usage
             } else {
                 Configure::Static
             },
+            guest_sockets: match auto_publish {
+                Some(_) => GuestSockets::Followed,
+                None => GuestSockets::Unseen,
+            },
         },
         host_loopback: args.host_loopback.unwrap_or(HostLoopback::Closed),
         outbound4: args.outbound_addr,
@@ -174,7 +183,8 @@ fn config(args: GatewayArgs, warnings: &mut Vec<String>) -> Result<Config, Usage
         } else {
             IcmpPolicy::Forward
         },
-        forwards: Vec::new(),
+        forwards,
+        auto_publish,
         memory: args.memory,
         ready_fd: args.ready_fd,
         exit_fd: args.exit_fd,
@@ -182,6 +192,25 @@ fn config(args: GatewayArgs, warnings: &mut Vec<String>) -> Result<Config, Usage
         control: args.control,
         slirp4netns_api: None,
     })
+}
+
+/// Published ports, exposed ones, and whether the guest's are followed.
+fn forwards(args: &GatewayArgs) -> Result<(Vec<ForwardSpec>, Option<AutoPublish>), UsageError> {
+    let mut forwards = Vec::new();
+    let mut auto = None;
+    for option in &args.publish {
+        match option {
+            PublishOption::Publish(publish) => forwards.push(publish.clone().into()),
+            PublishOption::Auto(rule) => {
+                if auto.replace(rule.clone()).is_some() {
+                    return Err(UsageError::TwoAutos);
+                }
+            }
+        }
+    }
+    let exposed = args.expose_host.iter().cloned().map(ForwardSpec::from);
+    forwards.extend(exposed);
+    Ok((forwards, auto))
 }
 
 fn plan(args: &GatewayArgs, warnings: &mut Vec<String>) -> Result<AddressPlan, UsageError> {

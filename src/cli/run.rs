@@ -37,8 +37,9 @@ use super::messages::{Audience, Voice, set_level};
 use super::resolve::RunMode;
 use super::{Exit, Failure, resolv_conf, runtime, summary};
 use crate::config::{Config, Configure};
-use crate::gateway::{Gateway, StopReason};
-use crate::tap::netns::{handover_pair, receive};
+use crate::forward::ForwardInfo;
+use crate::gateway::{Gateway, Inherited, StopReason};
+use crate::tap::netns::{Received, handover_pair, receive};
 use crate::tap::sys::{self, Child};
 
 /// Those that are passed on to the command.
@@ -75,11 +76,15 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
     drop(childs);
     let command = Command { child, terminal };
     // From here on a failure drops `command`, which ends and reaps the child.
-    let (tap, made) = receive(&ours)?;
+    let Received { tap, sockets, made } = receive(&ours)?;
     let pidfd = sys::pidfd_open(command.child.pid()).map_err(Failure::Watch)?;
     raise_descriptor_limit();
     let runtime = runtime()?;
-    let ready = || {
+    let inherited = Inherited {
+        passed: handles.take_passed(),
+        sockets,
+    };
+    let mut ready = |forwards: &[ForwardInfo]| {
         for warning in made.warnings.iter().cloned().chain(handles.announce()) {
             voice.warn(&warning);
         }
@@ -88,6 +93,13 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
             && config.interface.configure == Configure::Static
         {
             voice.show(&summary::shell_line(config));
+        }
+        if let Some(line) = summary::ports_line(config, forwards) {
+            match voice.audience() {
+                Audience::Person => voice.show(&format!("{line}\n")),
+                Audience::Log => tracing::info!("{line}"),
+                Audience::Nobody => {}
+            }
         }
         // When it fails the child is gone, which the gateway will notice.
         let _ = send(ours.as_raw_fd(), b"1", MsgFlags::MSG_NOSIGNAL);
@@ -101,9 +113,10 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
         }
     };
     let ended = runtime.block_on(async {
-        let mut gateway = Gateway::new(config, Box::new(tap))?;
+        let mut gateway = Gateway::new(config, Box::new(tap), inherited)?;
         gateway.on_log_level(Box::new(set_level));
-        gateway.run(ready, stop).await
+        let forwards: Vec<ForwardInfo> = gateway.forwards().collect();
+        gateway.run(|| ready(&forwards), stop).await
     })?;
     match ended.reason {
         Some(StopReason::CommandEnded) => command.wait(),

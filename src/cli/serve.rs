@@ -8,7 +8,8 @@ use super::lifecycle::{Handles, Signals, exit_requested, raise_descriptor_limit}
 use super::messages::{Audience, Voice, set_level};
 use super::{Exit, Failure, runtime, summary};
 use crate::config::Config;
-use crate::gateway::{Gateway, StopReason};
+use crate::forward::ForwardInfo;
+use crate::gateway::{Gateway, Inherited, StopReason};
 use crate::tap::netns::{Attached, NetnsTarget, attach};
 
 /// Those that end the gateway in good order.
@@ -32,20 +33,28 @@ pub(super) fn serve(
     handles.open_pid_file(config)?;
     let Attached {
         tap,
+        sockets,
         made,
         watch,
         helper,
     } = attach(target, userns, &config.interface, &config.plan)?;
     raise_descriptor_limit();
     let runtime = runtime()?;
-    let ready = || {
+    let inherited = Inherited {
+        passed: handles.take_passed(),
+        sockets,
+    };
+    let ready = |forwards: &[ForwardInfo]| {
         for warning in made.warnings.iter().cloned().chain(handles.announce()) {
             voice.warn(&warning);
         }
         match voice.audience() {
-            Audience::Person => voice.show(&summary::block(config, target, &made)),
+            Audience::Person => voice.show(&summary::block(config, target, &made, forwards)),
             Audience::Log => {
-                tracing::info!("serving {target}: {}", summary::log_line(config, &made));
+                tracing::info!(
+                    "serving {target}: {}",
+                    summary::log_line(config, &made, forwards)
+                );
             }
             Audience::Nobody => {}
         }
@@ -65,9 +74,10 @@ pub(super) fn serve(
         }
     };
     let ended = runtime.block_on(async {
-        let mut gateway = Gateway::new(config, Box::new(tap))?;
+        let mut gateway = Gateway::new(config, Box::new(tap), inherited)?;
         gateway.on_log_level(Box::new(set_level));
-        gateway.run(ready, stop).await
+        let forwards: Vec<ForwardInfo> = gateway.forwards().collect();
+        gateway.run(|| ready(&forwards), stop).await
     })?;
     match ended.reason {
         Some(reason) => {

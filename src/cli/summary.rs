@@ -4,12 +4,22 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use crate::config::{Config, Configure, Outbound};
+use crate::forward::spec::SYSTEMS_CHOICE;
+use crate::forward::{ExposeTo, ForwardInfo, ForwardSpec, PublishAt};
 use crate::net::{AddressPlan, MacAddr};
-use crate::policy::HostLoopback;
+use crate::policy::{HostLoopback, PortRange};
 use crate::tap::netns::{Made, NetnsTarget};
 
+/// Forwards that are shown one by one.
+const MAX_PORT_LINES: usize = 16;
+
 /// A block of a few lines.
-pub(crate) fn block(config: &Config, target: &NetnsTarget, made: &Made) -> String {
+pub(crate) fn block(
+    config: &Config,
+    target: &NetnsTarget,
+    made: &Made,
+    forwards: &[ForwardInfo],
+) -> String {
     let mut text = format!("Serving the network namespace of {target}.\n");
     let mut line = |title: &str, what: String| {
         // Writing to a String cannot fail.
@@ -21,11 +31,21 @@ pub(crate) fn block(config: &Config, target: &NetnsTarget, made: &Made) -> Strin
     }
     line("DNS", dns(config));
     line("reachable", reachable(config));
+    for forward in forwards.iter().take(MAX_PORT_LINES) {
+        let (title, what) = forwarded(forward);
+        line(title, what);
+    }
+    if let Some(more) = forwards.len().checked_sub(MAX_PORT_LINES + 1) {
+        line("", format!("and {} more forwards", more + 1));
+    }
+    if let Some(auto) = followed(config) {
+        line("published", auto);
+    }
     text
 }
 
 /// The same in one line, for logs.
-pub(crate) fn log_line(config: &Config, made: &Made) -> String {
+pub(crate) fn log_line(config: &Config, made: &Made, forwards: &[ForwardInfo]) -> String {
     let mut parts = vec![interface(config, made)];
     parts.extend(
         addresses(config)
@@ -33,7 +53,82 @@ pub(crate) fn log_line(config: &Config, made: &Made) -> String {
             .map(|(family, a)| format!("{family} {a}")),
     );
     parts.push(format!("DNS {}", dns(config)));
+    parts.extend(ports_line(config, forwards));
     parts.join("; ")
+}
+
+/// The published and exposed ports in one line, if there are any.
+pub(crate) fn ports_line(config: &Config, forwards: &[ForwardInfo]) -> Option<String> {
+    let mut parts: Vec<String> = forwards
+        .iter()
+        .take(MAX_PORT_LINES)
+        .map(|forward| {
+            let (title, what) = forwarded(forward);
+            format!("{title} {what}")
+        })
+        .collect();
+    if let Some(more) = forwards.len().checked_sub(MAX_PORT_LINES + 1) {
+        parts.push(format!("and {} more forwards", more + 1));
+    }
+    parts.extend(followed(config).map(|auto| format!("published {auto}")));
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// True when the system chooses a port that its user has to be told.
+pub(crate) fn chooses_ports(config: &Config) -> bool {
+    config.forwards.iter().any(|forward| match forward {
+        ForwardSpec::Publish(publish) => matches!(
+            publish.host,
+            PublishAt::Ports { ports, .. } if ports == SYSTEMS_CHOICE
+        ),
+        ForwardSpec::Expose(_) => false,
+    })
+}
+
+/// What a forward does, and from where to where.
+fn forwarded(forward: &ForwardInfo) -> (&'static str, String) {
+    match &forward.spec {
+        ForwardSpec::Publish(publish) => {
+            let at: Vec<String> = forward.at.iter().map(ToString::to_string).collect();
+            let guest = match publish.guest {
+                None => String::new(),
+                Some(IpAddr::V4(a)) => format!("{a}:"),
+                Some(IpAddr::V6(a)) => format!("[{a}]:"),
+            };
+            let protocol = publish.protocol;
+            let what = format!(
+                "{} -> {guest}{}/{protocol}",
+                at.join(", "),
+                publish.guest_ports
+            );
+            ("published", what)
+        }
+        ForwardSpec::Expose(expose) => {
+            let to = match &expose.to {
+                ExposeTo::Unix(path) => format!("unix:{}", path.display()),
+                ExposeTo::Loopback(first) => {
+                    let last = first.saturating_add(expose.ports.last - expose.ports.first);
+                    let ports = PortRange {
+                        first: *first,
+                        last,
+                    };
+                    format!("this host's localhost:{ports}")
+                }
+            };
+            let what = format!("gateway:{}/{} -> {to}", expose.ports, expose.protocol);
+            ("exposed", what)
+        }
+    }
+}
+
+/// `--publish auto`, if it was given.
+fn followed(config: &Config) -> Option<String> {
+    let rule = config.auto_publish.as_ref()?;
+    let at = match rule.addr {
+        None => "localhost".to_owned(),
+        Some(addr) => addr.to_string(),
+    };
+    Some(format!("what the guest listens on, at {at}"))
 }
 
 /// What a person in a shell of `gw run` should know.
@@ -161,6 +256,7 @@ mod tests {
     use super::*;
     use crate::cli::args::Cli;
     use crate::cli::resolve::resolve;
+    use crate::forward::{BoundAt, ForwardId, Origin};
     use clap::Parser;
 
     fn shown(line: &str) -> String {
@@ -170,7 +266,23 @@ mod tests {
             guest_mac: [2, 0, 0, 0, 0, 9],
             warnings: Vec::new(),
         };
-        block(&config, &NetnsTarget::Pid(7), &made)
+        let forwards: Vec<ForwardInfo> = (1..)
+            .zip(&config.forwards)
+            .map(|(id, spec)| ForwardInfo {
+                id: ForwardId(id.try_into().expect("not 0")),
+                spec: spec.clone(),
+                origin: Origin::CommandLine,
+                at: match spec {
+                    ForwardSpec::Publish(_) => vec![BoundAt::Ports {
+                        addr: None,
+                        interface: None,
+                        ports: PortRange::one(8080),
+                    }],
+                    ForwardSpec::Expose(_) => Vec::new(),
+                },
+            })
+            .collect();
+        block(&config, &NetnsTarget::Pid(7), &made, &forwards)
     }
 
     #[test]
@@ -209,5 +321,20 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("IPv6"), "{text}");
+    }
+
+    #[test]
+    fn it_shows_the_ports() {
+        let text = shown("gw --netns 7 -p 0:80 -p auto --expose-host 5432:15432/udp");
+        assert!(
+            text.ends_with(
+                "published  *:8080 -> 80/tcp\n  \
+                 exposed    gateway:15432/udp -> this host's localhost:5432\n  \
+                 published  what the guest listens on, at localhost\n"
+            ),
+            "{text}"
+        );
+        let many = "gw --netns 7".to_owned() + &" -p 80".repeat(20);
+        assert!(shown(&many).contains("and 4 more forwards"));
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::config::Outbound;
+use crate::forward::{Expose, PublishOption, SpecError};
 use crate::net::{MacAddr, Mtu, PlanV4, PlanV6};
 use crate::policy::{HostLoopback, PortRange};
 use crate::tap::netns::{NetnsTarget, is_interface_name};
@@ -144,6 +145,16 @@ fn port_range(text: &str) -> Parsed<PortRange> {
         return bad(format!("the range {text} is empty; write {last}-{first}"));
     }
     Ok(PortRange { first, last })
+}
+
+/// `--publish`.
+pub(crate) fn publish(text: &str) -> Result<PublishOption, SpecError> {
+    text.parse()
+}
+
+/// `--expose-host`.
+pub(crate) fn expose(text: &str) -> Result<Expose, SpecError> {
+    text.parse()
 }
 
 /// `--outbound-addr`.

@@ -215,7 +215,7 @@ impl fmt::Display for Publish {
             PublishAt::Passed { name: Some(name) } => write!(f, "systemd:{name}:")?,
             PublishAt::Passed { name: None } => f.write_str("systemd:")?,
         }
-        write!(f, "{}/{}", self.guest_ports, name_of(self.protocol))
+        write!(f, "{}/{}", self.guest_ports, self.protocol)
     }
 }
 
@@ -229,7 +229,7 @@ impl fmt::Display for Expose {
                     first: *first,
                     last: first.saturating_add(self.ports.last - self.ports.first),
                 };
-                write!(f, "{host}:{}/{}", self.ports, name_of(self.protocol))
+                write!(f, "{host}:{}/{}", self.ports, self.protocol)
             }
         }
     }
@@ -312,14 +312,5 @@ impl fmt::Display for Bracketed {
             IpAddr::V4(addr) => write!(f, "{addr}"),
             IpAddr::V6(addr) => write!(f, "[{addr}]"),
         }
-    }
-}
-
-/// The protocol as it is written behind a slash.
-pub(super) const fn name_of(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Echo => "icmp",
     }
 }

@@ -77,7 +77,7 @@ pub enum ForwardError {
     #[error("cannot publish {publish}: {source}")]
     Bind {
         /// What was asked for.
-        publish: Publish,
+        publish: Box<Publish>,
         /// Why not.
         source: BindError,
     },
@@ -85,7 +85,7 @@ pub enum ForwardError {
     #[error("cannot publish {publish}: {source}")]
     Passed {
         /// What was asked for.
-        publish: Publish,
+        publish: Box<Publish>,
         /// Why not.
         source: PassedError,
     },
@@ -95,11 +95,11 @@ pub enum ForwardError {
     )]
     Taken {
         /// What was asked for.
-        spec: ForwardSpec,
+        spec: Box<ForwardSpec>,
         /// The other forward.
         id: ForwardId,
         /// What it is.
-        other: ForwardSpec,
+        other: Box<ForwardSpec>,
     },
     /// The table is full.
     #[error(
@@ -123,7 +123,7 @@ pub enum ForwardError {
     #[error("cannot publish {publish}: {source}")]
     Guest {
         /// What was asked for.
-        publish: Publish,
+        publish: Box<Publish>,
         /// Why not.
         source: io::Error,
     },
@@ -246,6 +246,12 @@ impl<L: Copy + Debug> Forwards<L> {
         self.entries.get(&id).map(|entry| entry.info(id))
     }
 
+    /// True while it stands.
+    #[must_use]
+    pub fn contains(&self, id: ForwardId) -> bool {
+        self.entries.contains_key(&id)
+    }
+
     /// All forwards, in the order in which they were added.
     pub fn list(&self) -> impl Iterator<Item = ForwardInfo> {
         self.entries.iter().map(|(&id, entry)| entry.info(id))
@@ -299,7 +305,7 @@ impl<L: Copy + Debug> Forwards<L> {
                         guest.close(listener);
                     }
                     return Err(ForwardError::Guest {
-                        publish: publish.clone(),
+                        publish: Box::new(publish.clone()),
                         source,
                     });
                 }
@@ -338,7 +344,7 @@ impl<L: Copy + Debug> Forwards<L> {
     /// Opens what a publication needs of the host.
     fn open(&mut self, publish: &Publish, origin: Origin) -> Result<Opened, ForwardError> {
         let failed = |source| ForwardError::Bind {
-            publish: publish.clone(),
+            publish: Box::new(publish.clone()),
             source,
         };
         match &publish.host {
@@ -363,7 +369,7 @@ impl<L: Copy + Debug> Forwards<L> {
             PublishAt::Passed { name } => {
                 let taken = self.passed.take(publish, name.as_deref());
                 let (sockets, at) = taken.map_err(|source| ForwardError::Passed {
-                    publish: publish.clone(),
+                    publish: Box::new(publish.clone()),
                     source,
                 })?;
                 Ok(Opened {
@@ -383,9 +389,9 @@ impl<L: Copy + Debug> Forwards<L> {
         let (id, _) = self.published_at(publish.protocol, *port)?;
         let other = self.entries.get(&id)?.spec.clone();
         Some(ForwardError::Taken {
-            spec: publish.clone().into(),
+            spec: Box::new(publish.clone().into()),
             id,
-            other,
+            other: Box::new(other),
         })
     }
 
@@ -398,9 +404,9 @@ impl<L: Copy + Debug> Forwards<L> {
         expose.check()?;
         if let Some((&id, other)) = self.entries.iter().find(|(_, entry)| entry.exposes(expose)) {
             return Err(ForwardError::Taken {
-                spec: expose.clone().into(),
+                spec: Box::new(expose.clone().into()),
                 id,
-                other: other.spec.clone(),
+                other: Box::new(other.spec.clone()),
             });
         }
         for (offset, port) in (0..).zip(expose.ports.ports()) {

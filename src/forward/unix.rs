@@ -99,10 +99,9 @@ fn bind(path: &Path) -> io::Result<Socket> {
 
 /// Removes the socket that a program which has died left behind.
 fn clear(path: &Path, file: &SocketFile) -> Result<(), BindError> {
-    let there = match file.stat() {
-        Ok(there) => there,
+    let Ok(there) = file.stat() else {
         // Nothing in the way, or what binding will complain about.
-        Err(_) => return Ok(()),
+        return Ok(());
     };
     let kind = SFlag::from_bits_truncate(there.st_mode & SFlag::S_IFMT.bits());
     if kind != SFlag::S_IFSOCK {

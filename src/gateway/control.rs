@@ -126,9 +126,8 @@ impl Gateway {
     }
 
     fn add_forward(&mut self, spec: ForwardSpec, again: Again) -> Result<Reply, RequestError> {
-        let added = self
-            .forwards
-            .add(spec.clone(), Origin::Control, &mut self.slirp)?;
+        let (table, mut core) = self.ports.with(&mut self.slirp);
+        let added = table.add(spec.clone(), Origin::Control, &mut core)?;
         match (added.outcome, again) {
             (Outcome::AlreadyThere, Again::Refuse) => Err(RequestError::Refused(format!(
                 "{spec} is there already, as forward {}",
@@ -139,25 +138,22 @@ impl Gateway {
     }
 
     fn remove_forward(&mut self, forward: ForwardRef) -> Result<Reply, RequestError> {
-        let (removed, what) = match forward {
-            ForwardRef::Id(id) => (
-                self.forwards.remove(id, &mut self.slirp),
-                format!("no forward {id}"),
-            ),
-            ForwardRef::Publish(publish) => self.remove_forward_spec(publish.into()),
-            ForwardRef::ExposeHost(expose) => self.remove_forward_spec(expose.into()),
+        let (table, mut core) = self.ports.with(&mut self.slirp);
+        let mut by_spec = |spec: ForwardSpec| {
+            let removed = table.remove_spec(&spec, &mut core);
+            removed.ok_or_else(|| spec.to_string())
+        };
+        let removed = match forward {
+            ForwardRef::Publish(publish) => by_spec(publish.into()),
+            ForwardRef::ExposeHost(expose) => by_spec(expose.into()),
+            ForwardRef::Id(id) => table.remove(id, &mut core).ok_or_else(|| id.to_string()),
         };
         match removed {
-            Some(_) => Ok(Reply::Done {}),
-            None => Err(RequestError::NotFound(format!(
-                "there is {what}; the list of forwards says which there are"
+            Ok(_) => Ok(Reply::Done {}),
+            Err(which) => Err(RequestError::NotFound(format!(
+                "there is no forward {which}; the list of forwards says which there are"
             ))),
         }
-    }
-
-    fn remove_forward_spec(&mut self, spec: ForwardSpec) -> (Option<ForwardInfo>, String) {
-        let removed = self.forwards.remove_spec(&spec, &mut self.slirp);
-        (removed, format!("no forward {spec}"))
     }
 
     fn list_forwards(
@@ -175,7 +171,8 @@ impl Gateway {
             })
             .transpose()?;
         let rest = self
-            .forwards
+            .ports
+            .table
             .list()
             .filter(|info| after.is_none_or(|after| info.id > after));
         let (forwards, next) = page(rest, limit, |info| info.id.to_string());

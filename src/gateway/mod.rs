@@ -10,7 +10,7 @@
 //! runs as tasks of that runtime, between rounds.
 
 mod control;
-mod guest;
+mod forwards;
 mod local;
 
 use std::cell::{Cell, RefCell};
@@ -27,15 +27,17 @@ use tokio::sync::mpsc;
 
 use self::control::Control;
 pub use self::control::SetLogLevel;
+pub use self::forwards::Inherited;
+use self::forwards::Ports;
 use self::local::{DnsAnswer, Services};
 use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
-use crate::forward::{Forwards, Passed};
+use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
 use crate::net::Offload;
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::DnsError;
-use crate::slirp::{Counters, HostSockets, ListenerId, OutboundError, Outlet, Parts, Seen, Slirp};
+use crate::slirp::{Counters, HostSockets, OutboundError, Outlet, Parts, Seen, Slirp};
 use crate::tap::Link;
 use crate::tap::sys::watch_readable;
 
@@ -90,6 +92,9 @@ pub enum GatewayError {
     /// A control socket cannot be made.
     #[error(transparent)]
     Control(#[from] SocketError),
+    /// A port cannot be published or exposed.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// epoll or the runtime failed.
     #[error("the event loop failed: {0}")]
     EventLoop(#[source] io::Error),
@@ -101,7 +106,7 @@ pub struct Gateway {
     link: SharedLink,
     services: Rc<RefCell<Services>>,
     answers: mpsc::Receiver<DnsAnswer>,
-    forwards: Forwards<ListenerId>,
+    ports: Ports,
     /// `None` without control sockets.
     control: Option<Control>,
     set_log_level: Option<SetLogLevel>,
@@ -150,11 +155,16 @@ enum Round {
 }
 
 impl Gateway {
-    /// Builds the gateway that `config` describes on `link`.
+    /// Builds the gateway that `config` describes on `link`. Its forwards stand
+    /// then: clients that come early wait.
     ///
     /// # Errors
     /// [`GatewayError`]; a process can hold one gateway at a time.
-    pub fn new(config: &Config, link: Box<dyn Link>) -> Result<Self, GatewayError> {
+    pub fn new(
+        config: &Config,
+        link: Box<dyn Link>,
+        inherited: Inherited,
+    ) -> Result<Self, GatewayError> {
         let sockets = HostSockets {
             outbound4: config.outbound4.clone(),
             outbound6: config.outbound6.clone(),
@@ -179,12 +189,13 @@ impl Gateway {
             forward_echo: config.icmp == IcmpPolicy::Forward,
             sockets,
             memory: config.memory,
-            descriptors: descriptors(),
+            descriptors: descriptors().saturating_sub(listeners(config)),
             uso,
             outlet: Box::new(link.clone()),
             local: Box::new(Rc::clone(&services)),
         };
-        let slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
+        let mut slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
+        let ports = Ports::new(config, inherited, descriptors(), &mut slirp, now)?;
         slirp
             .watch(link.link.borrow().readiness())
             .map_err(GatewayError::Start)?;
@@ -193,11 +204,16 @@ impl Gateway {
             link,
             services,
             answers,
-            forwards: Forwards::new(descriptors(), Passed::default()),
+            ports,
             control: Control::new(config, now)?,
             set_log_level: None,
             received: Traffic::default(),
         })
+    }
+
+    /// The forwards as they stand.
+    pub fn forwards(&self) -> impl Iterator<Item = ForwardInfo> {
+        self.ports.table.list()
     }
 
     /// Lets clients of the control socket set how much is logged.
@@ -262,6 +278,7 @@ impl Gateway {
                         while let Ok(answer) = self.answers.try_recv() {
                             self.answer(&answer);
                         }
+                        self.ports.poll(Instant::now(), &mut self.slirp);
                         if let ControlFlow::Break(reason) = self.do_waiting_commands() {
                             return Ok(Some(reason));
                         }
@@ -276,6 +293,7 @@ impl Gateway {
                 self.slirp.trim();
                 last_traffic = None;
             }
+            self.ports.poll(now, &mut self.slirp);
             let deadline = self.next_deadline(last_traffic);
             self.slirp.wake_by(deadline)?;
             tokio::select! {
@@ -290,6 +308,7 @@ impl Gateway {
                         return Ok(Some(reason));
                     }
                 }
+                () = self.ports.due() => {}
             }
         }
     }
@@ -350,6 +369,15 @@ impl Gateway {
             .flatten()
             .min()
     }
+}
+
+/// Sockets that the forwards of `config` take.
+fn listeners(config: &Config) -> usize {
+    let sockets = |forward: &ForwardSpec| match forward {
+        ForwardSpec::Publish(publish) => publish.sockets(),
+        ForwardSpec::Expose(_) => 0,
+    };
+    config.forwards.iter().map(sockets).sum()
 }
 
 /// Descriptors that flows may use, from the process's limit.

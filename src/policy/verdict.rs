@@ -85,6 +85,17 @@ pub enum Protocol {
     Echo,
 }
 
+/// As users write it behind a port.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Echo => "echo",
+        })
+    }
+}
+
 /// What happens to a flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {

@@ -150,10 +150,10 @@ impl Echo {
             flow.active = core.now;
             return Ok(token);
         }
-        if self.flows.is_full()
-            && let Some(oldest) = self.flows.longest_idle()
-        {
-            self.remove(oldest);
+        if self.flows.is_full() {
+            for oldest in self.flows.longest_idle(1) {
+                self.remove(oldest);
+            }
         }
         let (socket, kind) = core.sockets.echo(request.dst)?;
         let mut watched = Ok(());

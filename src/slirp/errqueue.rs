@@ -2,7 +2,7 @@
 //! `IP_RECVERR` (ip(7)), in the gateway's own words.
 
 use std::io::IoSliceMut;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::cmsg_space;
@@ -121,7 +121,7 @@ pub(crate) fn socket_addr(addr: &SockaddrStorage) -> Option<SocketAddr> {
         .map(|a| SocketAddr::from((a.ip(), a.port())));
     v4.or_else(|| {
         addr.as_sockaddr_in6()
-            .map(|a| SocketAddr::from((a.ip(), a.port())))
+            .map(|a| SocketAddrV6::new(a.ip(), a.port(), 0, a.scope_id()).into())
     })
 }
 

@@ -54,6 +54,8 @@ pub(crate) enum Table {
     Udp,
     Echo,
     Listener,
+    /// A client of a UDP listener; it has no socket of its own.
+    Client,
 }
 
 /// Names a flow, and says no when the flow has gone and its place is taken by
@@ -81,6 +83,7 @@ impl Token {
             2 => Table::Udp,
             3 => Table::Echo,
             4 => Table::Listener,
+            5 => Table::Client,
             _ => Table::Driver,
         }
     }
@@ -194,10 +197,17 @@ impl<T> Slots<T> {
 }
 
 impl<T: Idle> Slots<T> {
-    /// The flow that has rested longest: the one to make room.
-    pub(crate) fn longest_idle(&self) -> Option<Token> {
-        let oldest = self.iter().min_by_key(|(_, flow)| flow.active());
-        oldest.map(|(token, _)| token)
+    /// The `count` flows that have rested longest: those to make room.
+    pub(crate) fn longest_idle(&self, count: usize) -> Vec<Token> {
+        let mut flows: Vec<(Instant, Token)> = self
+            .iter()
+            .map(|(token, flow)| (flow.active(), token))
+            .collect();
+        if count < flows.len() {
+            flows.select_nth_unstable(count);
+            flows.truncate(count);
+        }
+        flows.into_iter().map(|(_, token)| token).collect()
     }
 
     /// Some flow may be idle at `at`.
@@ -262,7 +272,8 @@ mod tests {
         let long = slots.insert_with(|_| Some((start, 20 * second)));
         slots.look_by(start + 10 * second);
         slots.look_by(start + 30 * second);
-        assert_eq!(slots.longest_idle(), long);
+        assert_eq!(slots.longest_idle(1), [long.expect("room")]);
+        assert_eq!(slots.longest_idle(9).len(), 2);
         assert_eq!(slots.idle(start + 9 * second), []);
         assert_eq!(slots.next_look(), Some(start + 10 * second));
         assert_eq!(slots.idle(start + 10 * second), [short.expect("room")]);

@@ -62,7 +62,7 @@ use self::packet::{ETHERNET, Ethernet, IpPacket, TcpHeader, protocol, tcp_flags}
 use self::reactor::Readiness;
 use self::reassembly::Reassembly;
 use self::tcp::Tcp;
-use self::udp::Udp;
+use self::udp::{Receiver, Udp};
 use crate::net::{AddressPlan, Checksum, MacAddr, Offload};
 use crate::policy::Policy;
 use crate::wire::checksum;
@@ -216,6 +216,7 @@ pub struct Slirp {
     inbound: Inbound,
     /// Descriptors that TCP flows and listeners share.
     descriptors: usize,
+    receiver: Receiver,
     reassembly: Reassembly,
     answers: Vec<Vec<u8>>,
     ready: Vec<(Token, Readiness)>,
@@ -263,6 +264,7 @@ impl Slirp {
             echo: Echo::new(),
             inbound: Inbound::new(),
             descriptors: tcp_limit,
+            receiver: Receiver::default(),
             reassembly: Reassembly::default(),
             answers: Vec::new(),
             ready: Vec::new(),
@@ -312,7 +314,7 @@ impl Slirp {
     ///
     /// # Errors
     /// `InvalidInput` when neither side of the target is an address that a guest
-    /// can have; when the table of listeners is full; as `epoll_ctl(2)`.
+    /// can have, or the socket is not what its kind says; when the table of listeners is full; as `epoll_ctl(2)`.
     pub fn listen(&mut self, listener: Listener) -> io::Result<ListenerId> {
         let id = self.inbound.listen(&self.core, listener)?;
         self.share_descriptors();
@@ -342,7 +344,7 @@ impl Slirp {
     /// Open TCP and UDP flows.
     #[must_use]
     pub fn flows(&self) -> (usize, usize) {
-        (self.tcp.len(), self.udp.len())
+        (self.tcp.len(), self.udp.len() + self.inbound.clients())
     }
 
     /// Bytes that flows hold.
@@ -485,6 +487,8 @@ impl Slirp {
         let (guest, seen) = (refusal.to, refusal.from);
         if refusal.protocol == protocol::TCP {
             self.tcp.unwanted(&mut self.core, guest, seen);
+        } else {
+            self.inbound.refused(&mut self.core, guest, seen);
         }
     }
 
@@ -581,7 +585,13 @@ impl Slirp {
             payload,
             segment,
         };
-        self.udp.input(&mut self.core, arrival, buffer);
+        if arrival.is_excessive() {
+            return Err(DropReason::Malformed);
+        }
+        match self.inbound.find(guest, remote) {
+            Some(client) => self.inbound.answer(&mut self.core, client, arrival, buffer),
+            None => self.udp.input(&mut self.core, arrival, buffer),
+        }
         Ok(())
     }
 
@@ -611,7 +621,8 @@ impl Slirp {
         };
         for (token, readiness) in ready.drain(..) {
             match token.table() {
-                Table::Driver => {}
+                // The latter have no descriptors.
+                Table::Driver | Table::Client => {}
                 Table::Tcp => tcp.host_ready(core, token, readiness),
                 Table::Udp => udp.host_ready(core, token, readiness),
                 Table::Echo => echo.host_ready(core, token, readiness),
@@ -625,8 +636,10 @@ impl Slirp {
     /// is more, after others had their turn.
     pub fn work(&mut self) -> bool {
         self.udp.flush(&mut self.core);
-        let clients = self.inbound.work(&mut self.core, &mut self.tcp);
-        let udp = self.udp.work(&mut self.core);
+        self.inbound.flush(&mut self.core);
+        let (core, receiver) = (&mut self.core, &mut self.receiver);
+        let clients = self.inbound.work(core, &mut self.tcp, receiver);
+        let udp = self.udp.work(&mut self.core, &mut self.receiver);
         let tcp = self.tcp.work(&mut self.core);
         self.poll_timers();
         clients || udp || tcp
@@ -643,8 +656,10 @@ impl Slirp {
         self.tcp.poll_timers(&mut self.core);
         for addr in self.core.egress().poll_neighbours() {
             self.tcp.silent(&mut self.core, addr);
+            self.inbound.silent(&mut self.core, addr);
         }
         self.udp.poll_timers(now);
+        self.inbound.poll_timers(now);
         self.echo.poll_timers(now);
         for packet in self.reassembly.expire(now) {
             self.core.problem(Problem::Reassembly, &packet);

@@ -8,6 +8,7 @@
 //! them cuts them up itself.
 
 mod attach_error;
+mod listening;
 pub mod netns;
 mod rtnl;
 pub mod segment;
@@ -17,6 +18,7 @@ mod vnet;
 mod watch;
 
 pub use attach_error::{AttachError, Errno, JoinAction, NamespaceKind, userns_remedy};
+pub use listening::{Listening, Seen, SocketWatch};
 pub use tun::Tap;
 pub use watch::Watch;
 

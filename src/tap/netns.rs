@@ -18,7 +18,7 @@
 mod handover;
 mod setup;
 
-pub use handover::{handover_pair, receive, report};
+pub use handover::{Handed, Received, handover_pair, receive, report};
 pub use setup::{is_interface_name, make_here};
 
 use std::fs::File;
@@ -33,7 +33,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::attach_error::{AttachError, JoinAction, NamespaceKind};
-use super::{Tap, Watch, sys};
+use super::{SocketWatch, Tap, Watch, sys};
 use crate::config::InterfaceConfig;
 use crate::net::AddressPlan;
 
@@ -66,6 +66,9 @@ impl fmt::Display for NetnsTarget {
 pub struct Attached {
     /// The link.
     pub tap: Tap,
+    /// Shows the namespace's sockets, if [`InterfaceConfig::guest_sockets`] asks
+    /// for that.
+    pub sockets: Option<SocketWatch>,
     /// What was made.
     pub made: Made,
     /// Tells when it is no longer wanted.
@@ -126,8 +129,9 @@ pub fn attach(
     .map_err(|e| system("fork", e))?;
     drop(childs);
     match receive(&ours) {
-        Ok((tap, made)) => Ok(Attached {
+        Ok(Received { tap, sockets, made }) => Ok(Attached {
             tap,
+            sockets,
             made,
             watch: resolved.watch,
             helper: Helper(child),

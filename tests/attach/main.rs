@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use gw::config::{Configure, InterfaceConfig};
+use gw::config::{Configure, GuestSockets, InterfaceConfig};
 use gw::net::{AddressPlan, MacAddr, Mtu, PlanV4, PlanV6};
 use gw::tap::netns::{Attached, NetnsTarget, attach};
 use gw::tap::{AttachError, Checksum, Gso, GsoKind, Link, MAX_FRAME_LEN, Offload, Received};
@@ -141,6 +141,7 @@ fn tap0() -> InterfaceConfig {
         name: "tap0".to_owned(),
         mac: None,
         configure: Configure::Static,
+        guest_sockets: GuestSockets::Unseen,
     }
 }
 
@@ -407,8 +408,8 @@ fn reads_datagram_batches() {
     use gw::tap::segment::Segmenter;
     use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("namespace");
-    let (tap, _) = gw::tap::netns::make_here(&tap0(), &plan(1500)).expect("made");
-    let mut tap = gw::tap::Tap::from_fd(tap).expect("taken over");
+    let (handed, _) = gw::tap::netns::make_here(&tap0(), &plan(1500)).expect("made");
+    let mut tap = gw::tap::Tap::from_fd(handed.tap).expect("taken over");
     if !tap.caps().uso {
         eprintln!("SKIPPED: this kernel has no USO (Linux 6.2)");
         return;

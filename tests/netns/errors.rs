@@ -76,6 +76,8 @@ fn help_and_version_are_told() {
         "--no-ipv6",
         "--no-configure",
         "--host-loopback",
+        "--publish",
+        "--expose-host",
         "--outbound-addr",
         "--outbound-addr6",
         "--dns",

@@ -8,6 +8,7 @@
 mod control;
 mod dns;
 mod errors;
+mod forward;
 mod harness;
 mod icmp;
 mod ip;

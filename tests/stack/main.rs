@@ -11,6 +11,7 @@ mod handshake;
 mod host;
 mod idle;
 mod inbound;
+mod inbound_udp;
 mod ip;
 mod loss;
 mod many;

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use gw::policy::{HostTarget, Protocol};
 
 use crate::world::{GATEWAY_MAC, GATEWAY4, GUEST_MAC, GUEST4, Options, World};
 
@@ -180,6 +181,49 @@ fn a_closed_port_is_an_icmp_error() {
         frame[62..66],
         [19, 136, (port >> 8) as u8, (port & 0xff) as u8]
     );
+}
+
+/// Ports of the gateway that lead to one port of the host, beside that port
+/// itself: every answer comes from the port that was asked.
+#[test]
+fn an_exposed_port_answers_under_its_own_number() {
+    let server = Server::new();
+    let mut world = World::raw(&Options::default());
+    let exposed = &mut world.slirp.policy_mut().exposed;
+    for port in [80, 81] {
+        exposed.insert(Protocol::Udp, port, HostTarget::Loopback(server.port()));
+    }
+    let ports = [80, server.port(), 81];
+    let mut outside = Vec::new();
+    for port in ports {
+        world.inject(&datagram(5000, port, 64, b"question"));
+        world.settle();
+        outside.push(server.receive().expect("a datagram").1);
+    }
+    for (port, outside) in ports.iter().zip(&outside).rev() {
+        server.0.send_to(b"answer", outside).unwrap();
+        world.settle();
+        assert_eq!(arrived(&mut world), Some((*port, 5000, b"answer".to_vec())));
+    }
+    // The same flows again.
+    world.inject(&datagram(5000, 81, 64, b"question"));
+    world.settle();
+    assert_eq!(server.receive().expect("a datagram").1, outside[2]);
+    world.advance(200 * SECOND);
+    world.assert_clean();
+}
+
+#[test]
+fn an_error_about_an_exposed_port_quotes_its_own_number() {
+    let closed = Server::new().port();
+    let mut world = World::raw(&Options::default());
+    let exposed = &mut world.slirp.policy_mut().exposed;
+    exposed.insert(Protocol::Udp, 80, HostTarget::Loopback(closed));
+    world.inject(&datagram(5000, 80, 64, b"anybody?"));
+    world.settle();
+    let frame = world.arrived().expect("an error");
+    assert_eq!((frame[23], frame[34], frame[35]), (1, 3, 3));
+    assert_eq!(frame[62..66], [19, 136, 0, 80]);
 }
 
 /// A super-frame cut into more pieces than any program can ask for is not sent

@@ -16,7 +16,7 @@ use crate::cli::lifecycle::Signals;
 use crate::cli::messages::Voice;
 use crate::cli::resolve::{Identity, RunMode};
 use crate::config::Config;
-use crate::tap::netns::{Made, make_here, report};
+use crate::tap::netns::{Handed, Made, make_here, report};
 use crate::tap::{AttachError, sys};
 
 /// Exit status of a child that could not be set up; its parent says why.
@@ -64,16 +64,16 @@ impl Plan<'_> {
         }
     }
 
-    fn set_up(&self, parent: Pid) -> Result<(OwnedFd, Made), AttachError> {
+    fn set_up(&self, parent: Pid) -> Result<(Handed, Made), AttachError> {
         namespaces::enter_new(self.mode.identity)?;
         die_with(parent)?;
-        let (tap, mut made) = make_here(&self.config.interface, &self.config.plan)?;
+        let (handed, mut made) = make_here(&self.config.interface, &self.config.plan)?;
         if let Some(text) = self.resolv_conf
             && let Err(e) = resolv_mount::mount(text, self.etc_writes())
         {
             made.warnings.push(e.to_string());
         }
-        Ok((tap, made))
+        Ok((handed, made))
     }
 
     const fn etc_writes(&self) -> EtcWrites {

@@ -9,7 +9,7 @@
 //! other ports nor the flows that are open.
 //!
 //! What becomes of a client: TCP and unix streams in
-//! [`tcp::opening`](super::tcp), datagrams in [`udp`]. What the guest sees
+//! [`tcp::opening`](super::tcp), datagrams in [`datagrams`]. What the guest sees
 //! of it and which of the guest's addresses it gets: [`seen`].
 //!
 //! When the process is out of descriptors, accepting rests for [`PAUSE`]; the
@@ -18,24 +18,29 @@
 //!
 //! [`Slirp::listen`]: super::Slirp::listen
 
+mod datagrams;
 mod seen;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
-use socket2::SockRef;
+use socket2::{SockRef, Type};
 
+use self::datagrams::Clients;
 pub(crate) use self::seen::{PortSearch, canonical, seen_as};
 use super::Core;
 use super::counters::DropReason;
 use super::flow::{Slots, Table, Token};
+use super::lwip::FrameBuf;
 use super::reactor::Readiness;
 use super::tcp::Tcp;
+use super::udp::{Arrival, Batch, Pace, Receiver};
 
 /// Listeners at most: every port of both protocols and families would be four
 /// times as many, but each costs a descriptor.
@@ -89,6 +94,7 @@ pub struct ListenerId(pub(super) Token);
 #[derive(Debug)]
 struct Entry {
     listener: Listener,
+    pace: Pace,
     marked: bool,
 }
 
@@ -96,6 +102,7 @@ struct Entry {
 #[derive(Debug)]
 pub(crate) struct Inbound {
     listeners: Slots<Entry>,
+    clients: Clients,
     marked: VecDeque<Token>,
     /// Nothing is accepted before.
     paused: Option<Instant>,
@@ -116,6 +123,7 @@ impl Inbound {
     pub(crate) fn new() -> Self {
         Self {
             listeners: Slots::new(Table::Listener, MAX_LISTENERS),
+            clients: Clients::new(),
             marked: VecDeque::new(),
             paused: None,
         }
@@ -124,6 +132,11 @@ impl Inbound {
     /// Listeners in the table.
     pub(crate) fn len(&self) -> usize {
         self.listeners.len()
+    }
+
+    /// Clients of UDP listeners.
+    pub(crate) fn clients(&self) -> usize {
+        self.clients.len()
     }
 
     /// See [`Slirp::listen`](super::Slirp::listen).
@@ -144,6 +157,7 @@ impl Inbound {
             watched = core.reactor.watch(&listener.socket, token);
             watched.is_ok().then_some(Entry {
                 listener,
+                pace: Pace::default(),
                 marked: false,
             })
         });
@@ -160,6 +174,7 @@ impl Inbound {
         };
         // Whoever made the socket may hold a copy of it.
         core.reactor.forget(&entry.listener.socket);
+        self.clients.end_all_of(token);
         true
     }
 
@@ -175,7 +190,7 @@ impl Inbound {
     }
 
     /// Takes what waits at marked listeners. True when there is more.
-    pub(crate) fn work(&mut self, core: &mut Core, tcp: &mut Tcp) -> bool {
+    pub(crate) fn work(&mut self, core: &mut Core, tcp: &mut Tcp, receiver: &mut Receiver) -> bool {
         if self.paused.is_some_and(|until| until > core.now) {
             return false;
         }
@@ -187,8 +202,27 @@ impl Inbound {
             let Some(entry) = self.listeners.get_mut(token) else {
                 continue;
             };
-            match accept(core, tcp, &entry.listener, &mut clients) {
-                Accepted::All => entry.marked = false,
+            let Entry {
+                listener:
+                    Listener {
+                        socket,
+                        kind,
+                        target,
+                    },
+                pace,
+                marked,
+            } = entry;
+            let accepted = if *kind == ListenerKind::Udp {
+                clients += CLIENTS_PER_VISIT;
+                let more = self
+                    .clients
+                    .receive(core, receiver, token, socket, pace, target);
+                if more { Accepted::Some } else { Accepted::All }
+            } else {
+                accept(core, tcp, socket, target, &mut clients)
+            };
+            match accepted {
+                Accepted::All => *marked = false,
                 Accepted::Some => self.marked.push_back(token),
                 Accepted::Exhausted => {
                     self.marked.push_front(token);
@@ -200,32 +234,125 @@ impl Inbound {
         !self.marked.is_empty()
     }
 
-    /// When [`Inbound::work`] has something to do although nothing arrives.
+    /// The client that a datagram of the guest's is an answer to.
+    pub(crate) fn find(&self, guest: SocketAddr, remote: SocketAddr) -> Option<Token> {
+        self.clients.find(guest, remote)
+    }
+
+    /// Takes an answer to a client.
+    pub(crate) fn answer(
+        &mut self,
+        core: &mut Core,
+        client: Token,
+        arrival: Arrival,
+        frame: FrameBuf,
+    ) {
+        if let Some(batch) = self.clients.answer(core, client, arrival, frame) {
+            self.send(core, &batch);
+        }
+    }
+
+    /// Sends the answers under way.
+    pub(crate) fn flush(&mut self, core: &mut Core) {
+        if let Some(batch) = self.clients.take_batch() {
+            self.send(core, &batch);
+        }
+    }
+
+    fn send(&mut self, core: &mut Core, batch: &Batch) {
+        if let Some((listener, source)) = self.clients.way_out(batch)
+            && let Some(entry) = self.listeners.get_mut(listener)
+        {
+            batch.send(core, &entry.listener.socket, source);
+        }
+    }
+
+    /// The guest said by ICMP that it does not want a datagram of a client's.
+    pub(crate) fn refused(&mut self, core: &mut Core, guest: SocketAddr, seen: SocketAddr) {
+        self.clients.refused(core, guest, seen);
+    }
+
+    /// Nobody on the guest's network has the address `addr`.
+    pub(crate) fn silent(&mut self, core: &mut Core, addr: IpAddr) {
+        self.clients.silent(core, addr);
+    }
+
+    /// Ends what is idle.
+    pub(crate) fn poll_timers(&mut self, now: Instant) {
+        self.clients.poll_timers(now);
+    }
+
+    /// When [`Inbound::work`] or [`Inbound::poll_timers`] has something to do
+    /// although nothing arrives.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.paused
+        let times = [self.paused, self.clients.next_deadline()];
+        times.into_iter().flatten().min()
     }
 }
 
 /// What a listener's socket is set to, once for all its clients.
 fn prepare(listener: &Listener) -> io::Result<()> {
     let socket = SockRef::from(&listener.socket);
+    let fits = match listener.kind {
+        ListenerKind::Tcp | ListenerKind::Unix => socket.is_listener()?,
+        ListenerKind::Udp => socket.r#type()? == Type::DGRAM,
+    };
+    if !fits {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the socket is not of the kind that the forward needs",
+        ));
+    }
     socket.set_nonblocking(true)?;
-    if listener.kind == ListenerKind::Tcp {
+    match listener.kind {
         // Linux hands it on to the sockets that are accepted.
-        socket.set_tcp_nodelay(true)?;
+        ListenerKind::Tcp => socket.set_tcp_nodelay(true),
+        ListenerKind::Unix => Ok(()),
+        ListenerKind::Udp => prepare_udp(&listener.socket),
+    }
+}
+
+fn prepare_udp(socket: &OwnedFd) -> io::Result<()> {
+    // Without it datagrams come one by one: slower, not wrong.
+    let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
+    let local = SockRef::from(socket).local_addr()?.as_socket();
+    match local {
+        Some(SocketAddr::V4(at)) if at.ip().is_unspecified() => {
+            setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+        }
+        Some(SocketAddr::V6(at)) if at.ip().is_unspecified() => {
+            setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+        _ => {}
     }
     Ok(())
 }
 
+/// Which of a client's candidates to begin with: the first, unless it alone is
+/// known not to answer.
+pub(crate) fn first(core: &mut Core, candidates: &[SocketAddr]) -> usize {
+    let neighbours = core.egress().neighbours();
+    match candidates {
+        [a, b] if neighbours.is_silent(a.ip()) && !neighbours.is_silent(b.ip()) => 1,
+        _ => 0,
+    }
+}
+
 /// Accepts some clients of a listener; `clients` counts them.
-fn accept(core: &mut Core, tcp: &mut Tcp, listener: &Listener, clients: &mut usize) -> Accepted {
+fn accept(
+    core: &mut Core,
+    tcp: &mut Tcp,
+    socket: &OwnedFd,
+    target: &GuestTarget,
+    clients: &mut usize,
+) -> Accepted {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     for _ in 0..CLIENTS_PER_VISIT {
         *clients += 1;
-        match acceptfrom_with(&listener.socket, flags) {
-            Ok((socket, addr)) => {
+        match acceptfrom_with(socket, flags) {
+            Ok((accepted, addr)) => {
                 let client = addr.and_then(|addr| SocketAddr::try_from(addr).ok());
-                tcp.accepted(core, socket, client.map(canonical), &listener.target);
+                tcp.accepted(core, accepted, client.map(canonical), target);
             }
             Err(Errno::AGAIN) => return Accepted::All,
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {

@@ -37,6 +37,7 @@ use nix::errno::Errno;
 use socket2::SockRef;
 
 use self::join::{ACK_DELAY, AckNeed, Join, Outcome};
+pub(crate) use self::opening::HEAD_START;
 use self::opening::Opening;
 use self::time_wait::{Answer, TimeWaits};
 use super::Core;

@@ -31,7 +31,7 @@ use socket2::SockRef;
 use super::super::Core;
 use super::super::counters::DropReason;
 use super::super::flow::{FlowKey, Token};
-use super::super::inbound::{GuestTarget, seen_as};
+use super::super::inbound::{GuestTarget, first, seen_as};
 use super::super::lwip::End;
 use super::super::reactor::Readiness;
 use super::join::Join;
@@ -330,15 +330,5 @@ impl Tcp {
                 self.wait(core.now, token, PATIENCE);
             }
         }
-    }
-}
-
-/// Which candidate to begin with: the first, unless it alone is known not to
-/// answer.
-fn first(core: &mut Core, candidates: &[SocketAddr]) -> usize {
-    let neighbours = core.egress().neighbours();
-    match candidates {
-        [a, b] if neighbours.is_silent(a.ip()) && !neighbours.is_silent(b.ip()) => 1,
-        _ => 0,
     }
 }

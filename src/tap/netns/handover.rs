@@ -1,4 +1,5 @@
-//! Hands a TAP from the child that has made it to its parent.
+//! Hands a TAP from the child that has made it to its parent, and with it a
+//! socket that shows the sockets of its namespace, if there is one.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -10,10 +11,30 @@ use nix::sys::socket::{
 };
 
 use super::{Made, system};
-use crate::tap::{AttachError, Tap};
+use crate::tap::{AttachError, SocketWatch, Tap};
 
 /// Bytes of the child's report: an error with two paths in it, escaped.
 const MAX_REPORT: usize = 64 << 10;
+
+/// Descriptors that a child hands over.
+#[derive(Debug)]
+pub struct Handed {
+    /// The TAP.
+    pub tap: OwnedFd,
+    /// A socket of `sock_diag` in the TAP's namespace.
+    pub sockets: Option<OwnedFd>,
+}
+
+/// What a parent has of its child's work.
+#[derive(Debug)]
+pub struct Received {
+    /// The link.
+    pub tap: Tap,
+    /// Shows the namespace's sockets, if that was asked for.
+    pub sockets: Option<SocketWatch>,
+    /// What was made.
+    pub made: Made,
+}
 
 /// The two ends over which a TAP is handed from a child to its parent.
 ///
@@ -33,13 +54,16 @@ pub fn handover_pair() -> Result<(OwnedFd, OwnedFd), AttachError> {
 ///
 /// # Errors
 /// When the parent is gone.
-pub fn report(socket: &impl AsRawFd, made: Result<(OwnedFd, Made), AttachError>) -> io::Result<()> {
-    let (tap, made) = match made {
-        Ok((tap, made)) => (Some(tap), Ok(made)),
+pub fn report(socket: &impl AsRawFd, made: Result<(Handed, Made), AttachError>) -> io::Result<()> {
+    let (handed, made) = match made {
+        Ok((handed, made)) => (Some(handed), Ok(made)),
         Err(e) => (None, Err(e)),
     };
     let text = serde_json::to_vec(&made)?;
-    let fds: Vec<RawFd> = tap.iter().map(AsRawFd::as_raw_fd).collect();
+    let fds = handed
+        .iter()
+        .flat_map(|h| [Some(&h.tap), h.sockets.as_ref()]);
+    let fds: Vec<RawFd> = fds.flatten().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&fds)];
     let control = if fds.is_empty() { &[][..] } else { &rights[..] };
     sendmsg::<UnixAddr>(
@@ -56,10 +80,10 @@ pub fn report(socket: &impl AsRawFd, made: Result<(OwnedFd, Made), AttachError>)
 ///
 /// # Errors
 /// The child's own, or [`AttachError::HelperDied`].
-pub fn receive(socket: &OwnedFd) -> Result<(Tap, Made), AttachError> {
+pub fn receive(socket: &OwnedFd) -> Result<Received, AttachError> {
     let mut text = vec![0; MAX_REPORT];
-    let mut control = cmsg_space!(RawFd);
-    let (len, tap) = {
+    let mut control = cmsg_space!([RawFd; 2]);
+    let (len, fds) = {
         let mut parts = [IoSliceMut::new(&mut text)];
         let message = loop {
             match recvmsg::<UnixAddr>(
@@ -72,18 +96,20 @@ pub fn receive(socket: &OwnedFd) -> Result<(Tap, Made), AttachError> {
                 result => break result.map_err(|e| system("receiving the TAP", e.into()))?,
             }
         };
-        let mut fds = message
+        let fds: Vec<OwnedFd> = message
             .cmsgs()
-            .map_err(|e| system("receiving the TAP", e.into()))?;
-        let tap = fds.find_map(|c| match c {
-            ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-            _ => None,
-        });
-        (message.bytes, tap)
+            .map_err(|e| system("receiving the TAP", e.into()))?
+            .flat_map(|c| match c {
+                ControlMessageOwned::ScmRights(fds) => fds,
+                _ => Vec::new(),
+            })
+            // SAFETY: the kernel has just made this descriptor for us, and this
+            // is the one place that takes it over.
+            .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+            .collect();
+        (message.bytes, fds)
     };
-    // SAFETY: the kernel has just made this descriptor for us, and there is
-    // room for one only.
-    let tap = tap.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let mut fds = fds.into_iter();
     if len == 0 {
         return Err(AttachError::HelperDied {
             status: "it said nothing".to_owned(),
@@ -93,11 +119,12 @@ pub fn receive(socket: &OwnedFd) -> Result<(Tap, Made), AttachError> {
         serde_json::from_slice(&text[..len]).map_err(|e| AttachError::HelperDied {
             status: e.to_string(),
         })?;
-    match (made?, tap) {
-        (made, Some(tap)) => {
-            let tap = Tap::from_fd(tap).map_err(|e| system("taking over the TAP", e))?;
-            Ok((tap, made))
-        }
+    match (made?, fds.next()) {
+        (made, Some(tap)) => Ok(Received {
+            tap: Tap::from_fd(tap).map_err(|e| system("taking over the TAP", e))?,
+            sockets: fds.next().map(SocketWatch::from_fd),
+            made,
+        }),
         (_, None) => Err(AttachError::HelperDied {
             status: "it sent no TAP".to_owned(),
         }),

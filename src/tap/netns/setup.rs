@@ -1,15 +1,16 @@
 //! Makes a TAP in the current network namespace and configures it.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::net::if_::if_nametoindex;
 
-use super::{Made, system};
-use crate::config::{Configure, InterfaceConfig};
+use super::{Handed, Made, system};
+use crate::config::{Configure, GuestSockets, InterfaceConfig};
 use crate::net::{AddressPlan, MacAddr};
 use crate::tap::attach_error::{AttachError, Errno, userns_remedy};
+use crate::tap::listening;
 use crate::tap::rtnl::{Change, LinkKind, Rtnl};
 use crate::tap::sys;
 use crate::tap::tun::{OpenError, open_tap};
@@ -21,7 +22,7 @@ use crate::tap::tun::{OpenError, open_tap};
 pub fn make_here(
     interface: &InterfaceConfig,
     plan: &AddressPlan,
-) -> Result<(OwnedFd, Made), AttachError> {
+) -> Result<(Handed, Made), AttachError> {
     let name = &interface.name;
     check_name(name)?;
     let rtnl = Rtnl::open().map_err(|e| system("opening rtnetlink", e))?;
@@ -48,7 +49,14 @@ pub fn make_here(
             made.warnings = setup.run()?;
         }
     }
-    Ok((tap, made))
+    let sockets = match interface.guest_sockets {
+        GuestSockets::Unseen => None,
+        GuestSockets::Followed => {
+            let socket = listening::open();
+            Some(socket.map_err(|e| system("opening a socket of sock_diag", e))?)
+        }
+    };
+    Ok((Handed { tap, sockets }, made))
 }
 
 fn check_name(name: &str) -> Result<(), AttachError> {

@@ -125,7 +125,10 @@ impl<'a> Launch<'a> {
         match said {
             Some(b'1') => {
                 eventually("the ready pipe to be closed", PATIENCE, || {
-                    (!PathBuf::from(format!("/proc/{pid}/fd/3")).exists()).then_some(())
+                    // Its number may be that of something else by now.
+                    let there = std::fs::read_link(format!("/proc/{pid}/fd/3"));
+                    let is_pipe = there.is_ok_and(|to| to.to_string_lossy().starts_with("pipe:"));
+                    (!is_pipe).then_some(())
                 });
                 Ok(gw)
             }

@@ -102,6 +102,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("rdisc6", "ndisc6"),
     ("socat", "socat"),
     ("ss", "iproute2"),
+    ("systemd-socket-activate", "systemd"),
     ("traceroute", "traceroute"),
     ("udhcpc", "udhcpc"),
 ];

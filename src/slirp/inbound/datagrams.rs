@@ -1,0 +1,342 @@
+//! Clients of UDP listeners.
+//!
+//! # Theory of operation
+//!
+//! A client's address, with the host's address that it has sent to, is a flow.
+//! The guest sees the client as [`seen_as`] says; what it sends there, from the
+//! address that the flow leads to, goes back out of the listener's socket, from
+//! the address that the client had asked: a host with several would else answer
+//! from another, which the client takes for a stranger.
+//!
+//! The guest's own flows (`udp`) are mapped by its address alone. These
+//! here are looked up first, by both ends, so that an answer is never taken for
+//! the beginning of something new.
+//!
+//! **Which address of the guest.** As for connections: the client's family first;
+//! the other one, when the guest says by ICMP that the port is closed, or when
+//! nobody has the address. The client cannot be told of a closed port: that takes
+//! a connected socket. It is counted.
+//!
+//! **Limits.** [`MAX_FLOWS`]; the flow that was idle longest makes room. Idle
+//! times are those of the guest's own flows.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
+use nix::errno::Errno;
+
+use super::{GuestTarget, PortSearch, canonical, first, seen_as};
+use crate::slirp::Core;
+use crate::slirp::counters::DropReason;
+use crate::slirp::flow::{FlowKey, Idle, Slots, Table, Token};
+use crate::slirp::lwip::FrameBuf;
+use crate::slirp::tcp::HEAD_START;
+use crate::slirp::udp::{
+    Arrival, Batch, Datagram, IDLE_ANSWERED, IDLE_UNANSWERED, Local, Pace, RECEIVE_ROUNDS, Receiver,
+};
+
+/// Flows at most. They cost no descriptor.
+pub(crate) const MAX_FLOWS: usize = 8192;
+
+/// Flows that make room at once when the table is full: looking for the longest
+/// idle takes a look at all of them, which senders of forged datagrams must not
+/// be able to ask for with each.
+const MAKE_ROOM: usize = 64;
+
+/// Who a datagram is from: the listener, the client as the kernel names it, and
+/// the host's address that it has sent to.
+type Client = (Token, SocketAddr, Option<Local>);
+
+#[derive(Debug)]
+struct Flow {
+    client: Client,
+    /// The guest's end and what it sees as the other.
+    key: FlowKey,
+    /// Addresses of the guest that have not refused; never empty.
+    candidates: ArrayVec<SocketAddr, 2>,
+    at: usize,
+    begun: Instant,
+    active: Instant,
+    answered: bool,
+}
+
+impl Idle for Flow {
+    fn active(&self) -> Instant {
+        self.active
+    }
+
+    fn limit(&self) -> Duration {
+        if self.answered {
+            IDLE_ANSWERED
+        } else {
+            IDLE_UNANSWERED
+        }
+    }
+}
+
+/// Clients of all UDP listeners.
+#[derive(Debug)]
+pub(super) struct Clients {
+    flows: Slots<Flow>,
+    by_client: HashMap<Client, Token>,
+    by_guest: HashMap<FlowKey, Token>,
+    ports: PortSearch,
+    /// Answers under way.
+    batch: Option<Batch>,
+}
+
+impl Clients {
+    pub(super) fn new() -> Self {
+        Self {
+            flows: Slots::new(Table::Client, MAX_FLOWS),
+            by_client: HashMap::new(),
+            by_guest: HashMap::new(),
+            ports: PortSearch::default(),
+            batch: None,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Takes datagrams from the listener `token`. False when no more are there.
+    pub(super) fn receive(
+        &mut self,
+        core: &mut Core,
+        receiver: &mut Receiver,
+        token: Token,
+        socket: &OwnedFd,
+        pace: &mut Pace,
+        target: &GuestTarget,
+    ) -> bool {
+        for _ in 0..RECEIVE_ROUNDS {
+            let datagrams = match receiver.receive(socket, pace) {
+                Ok(datagrams) => datagrams,
+                Err(Errno::EAGAIN | Errno::ENOTCONN | Errno::EINVAL) => return false,
+                Err(_) => continue,
+            };
+            let same = |a: &Datagram, b: &Datagram| (a.from, a.local) == (b.from, b.local);
+            for run in datagrams.chunk_by(same) {
+                let client = (token, run[0].from, run[0].local);
+                let Some(flow) = self.flow_for(core, client, target) else {
+                    core.drop(DropReason::TableFull);
+                    continue;
+                };
+                let (guest, seen) = (flow.key.guest(), flow.key.remote());
+                receiver.to_guest(core, guest, run, |_, _| seen);
+            }
+            if *pace == Pace::Few {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The flow of a client, an old one or a new one.
+    fn flow_for(
+        &mut self,
+        core: &mut Core,
+        client: Client,
+        target: &GuestTarget,
+    ) -> Option<&mut Flow> {
+        let token = match self.by_client.get(&client) {
+            Some(&token) => {
+                self.hurry(core, token);
+                token
+            }
+            None => self.begin(core, client, target)?,
+        };
+        let flow = self.flows.get_mut(token)?;
+        flow.active = core.now;
+        Some(flow)
+    }
+
+    fn begin(&mut self, core: &mut Core, client: Client, target: &GuestTarget) -> Option<Token> {
+        let candidates = target.candidates(Some(canonical(client.1).ip()));
+        let at = first(core, &candidates);
+        if self.flows.is_full() {
+            for oldest in self.flows.longest_idle(MAKE_ROOM) {
+                self.remove(oldest);
+            }
+        }
+        let key = self.key(core, client.1, *candidates.get(at)?)?;
+        let token = self.flows.insert_with(|_| {
+            Some(Flow {
+                client,
+                key,
+                candidates,
+                at,
+                begun: core.now,
+                active: core.now,
+                answered: false,
+            })
+        })?;
+        self.by_client.insert(client, token);
+        self.by_guest.insert(key, token);
+        self.flows.look_by(core.now + IDLE_UNANSWERED);
+        Some(token)
+    }
+
+    /// Finds a pair for the guest's address `guest` that is not in use.
+    fn key(&mut self, core: &Core, client: SocketAddr, guest: SocketAddr) -> Option<FlowKey> {
+        let client = canonical(client);
+        let addr = seen_as(&core.plan, Some(client.ip()), guest.ip())?;
+        let by_guest = &self.by_guest;
+        let key = |port| FlowKey::new(guest, SocketAddr::new(addr, port));
+        let port = self.ports.find(Some(client.port()), |port| {
+            by_guest.contains_key(&key(port))
+        })?;
+        Some(key(port))
+    }
+
+    /// Turns from an address whose hardware address nobody tells, once the
+    /// first of two has had its head start.
+    fn hurry(&mut self, core: &mut Core, token: Token) {
+        let Some(flow) = self.flows.get_mut(token) else {
+            return;
+        };
+        let guest = flow.key.guest();
+        if !flow.answered
+            && core.now >= flow.begun + HEAD_START
+            && core.egress().neighbours().get(guest.ip()).is_none()
+        {
+            self.turn(core, token);
+        }
+    }
+
+    /// Leads a flow to another address of the guest, if there is one.
+    fn turn(&mut self, core: &mut Core, token: Token) -> bool {
+        let Some(flow) = self.flows.get_mut(token) else {
+            return false;
+        };
+        let substitute = core.another_guest(flow.key.guest());
+        match substitute {
+            Some(other) => flow.candidates[flow.at] = other,
+            None if flow.candidates.len() == 2 => flow.at = 1 - flow.at,
+            None => return false,
+        }
+        let (peer, guest, before) = (flow.client.1, flow.candidates[flow.at], flow.key);
+        let Some(key) = self.key(core, peer, guest) else {
+            return false;
+        };
+        self.by_guest.remove(&before);
+        self.by_guest.insert(key, token);
+        if let Some(flow) = self.flows.get_mut(token) {
+            flow.key = key;
+        }
+        true
+    }
+
+    /// The guest's port is closed, or nobody has its address.
+    fn strike(&mut self, core: &mut Core, token: Token) {
+        let Some(flow) = self.flows.get_mut(token) else {
+            return;
+        };
+        let refused = flow.key.guest();
+        // What has answered is over; what comes next begins anew.
+        if flow.answered || !self.turn(core, token) {
+            return self.remove(token);
+        }
+        if let Some(flow) = self.flows.get_mut(token) {
+            let current = flow.key.guest();
+            flow.candidates.retain(|a| *a != refused);
+            let at = flow.candidates.iter().position(|a| *a == current);
+            flow.at = at.unwrap_or(0);
+        }
+    }
+
+    /// The guest said by ICMP that it does not want what came from `seen`.
+    pub(super) fn refused(&mut self, core: &mut Core, guest: SocketAddr, seen: SocketAddr) {
+        if let Some(&token) = self.by_guest.get(&FlowKey::new(guest, seen)) {
+            core.drop(DropReason::Refused);
+            self.strike(core, token);
+        }
+    }
+
+    /// Nobody on the guest's network has the address `addr`.
+    pub(super) fn silent(&mut self, core: &mut Core, addr: IpAddr) {
+        let flows = self.flows.iter();
+        let affected: Vec<Token> = flows
+            .filter(|(_, flow)| flow.key.guest().ip() == addr)
+            .map(|(token, _)| token)
+            .collect();
+        for token in affected {
+            self.strike(core, token);
+        }
+    }
+
+    /// The flow that a datagram of the guest's is an answer in.
+    pub(super) fn find(&self, guest: SocketAddr, remote: SocketAddr) -> Option<Token> {
+        if self.by_guest.is_empty() {
+            return None;
+        }
+        self.by_guest.get(&FlowKey::new(guest, remote)).copied()
+    }
+
+    /// Takes an answer of the guest's. Gives back a batch that has to leave first.
+    pub(super) fn answer(
+        &mut self,
+        core: &Core,
+        token: Token,
+        arrival: Arrival,
+        frame: FrameBuf,
+    ) -> Option<Batch> {
+        let flow = self.flows.get_mut(token)?;
+        flow.active = core.now;
+        flow.answered = true;
+        let to = flow.client.1;
+        if let Some(batch) = &mut self.batch
+            && batch.fits(token, to, &arrival)
+        {
+            batch.add(arrival, frame);
+            return None;
+        }
+        self.batch.replace(Batch::new(token, to, arrival, frame))
+    }
+
+    /// The batch under way.
+    pub(super) fn take_batch(&mut self) -> Option<Batch> {
+        self.batch.take()
+    }
+
+    /// The listener that a batch leaves from, and the host's address.
+    pub(super) fn way_out(&mut self, batch: &Batch) -> Option<(Token, Option<Local>)> {
+        let flow = self.flows.get_mut(batch.flow)?;
+        Some((flow.client.0, flow.client.2))
+    }
+
+    fn remove(&mut self, token: Token) {
+        if let Some(flow) = self.flows.remove(token) {
+            self.by_client.remove(&flow.client);
+            self.by_guest.remove(&flow.key);
+        }
+    }
+
+    /// Ends the flows of a listener that is closed.
+    pub(super) fn end_all_of(&mut self, listener: Token) {
+        let flows = self.flows.iter();
+        let ended: Vec<Token> = flows
+            .filter(|(_, flow)| flow.client.0 == listener)
+            .map(|(token, _)| token)
+            .collect();
+        for token in ended {
+            self.remove(token);
+        }
+    }
+
+    /// Removes idle flows.
+    pub(super) fn poll_timers(&mut self, now: Instant) {
+        for token in self.flows.idle(now) {
+            self.remove(token);
+        }
+    }
+
+    /// When [`Clients::poll_timers`] has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.flows.next_look()
+    }
+}
