@@ -105,7 +105,7 @@ fn what_is_no_request_is_refused_with_a_reason() {
         ("{\"verb\":\"hello\"} {}", ErrorCode::NotJson, "trailing"),
         (&deep, ErrorCode::NotJson, "recursion limit"),
         (&deep_object, ErrorCode::NotJson, "recursion limit"),
-        ("[]", ErrorCode::BadRequest, "invalid"),
+        ("[]", ErrorCode::BadRequest, "missing field `verb`"),
         ("7", ErrorCode::BadRequest, "invalid type"),
         ("{}", ErrorCode::BadRequest, "missing field `verb`"),
         (r#"{"verb":7}"#, ErrorCode::BadRequest, "verb"),

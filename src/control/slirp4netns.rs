@@ -70,10 +70,10 @@ pub struct Guests {
 }
 
 impl Guests {
-    /// The address that clients of `host` are led to.
-    fn for_host(&self, host: IpAddr) -> Option<IpAddr> {
-        let (v4, v6) = (self.v4.map(IpAddr::V4), self.v6.map(IpAddr::V6));
-        if host.is_ipv4() { v4.or(v6) } else { v6.or(v4) }
+    /// The address that clients are led to. The IPv4 one, of IPv6 clients too:
+    /// its IPv6 address the guest may have chosen itself.
+    fn default_addr(&self) -> Option<IpAddr> {
+        self.v4.map(IpAddr::V4).or(self.v6.map(IpAddr::V6))
     }
 }
 
@@ -228,7 +228,7 @@ fn parse_add(arguments: &Map<String, Value>, guests: &Guests) -> Result<Publish,
     let host_port = port(get("host_port")).ok_or(Problem::BadArgument("host_port"))?;
     let guest = addr(get("guest_addr"))
         .ok_or(Problem::BadArgument("guest_addr"))?
-        .or(guests.for_host(host));
+        .or(guests.default_addr());
     let guest_port = port(get("guest_port")).ok_or(Problem::BadArgument("guest_port"))?;
     // What is no address to listen on, or to lead to.
     Publish::ports(
@@ -350,7 +350,7 @@ fn ports_of(id: ForwardId, publish: &Publish, guests: &Guests) -> Vec<Entry> {
         Protocol::Echo => return Vec::new(),
     };
     let host_addr = addr.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-    let Some(guest_addr) = publish.guest.or(guests.for_host(host_addr)) else {
+    let Some(guest_addr) = publish.guest.or(guests.default_addr()) else {
         return Vec::new();
     };
     let host_ports = ports.first..=ports.last;

@@ -134,7 +134,7 @@ fn ports_come_and_go() {
             (
                 list.to_owned(),
                 {
-                    let entries = r#"[{"id":2,"proto":"udp","host_addr":"0.0.0.0","host_port":53,"guest_addr":"10.0.2.100","guest_port":53},{"id":3,"proto":"tcp","host_addr":"::1","host_port":80,"guest_addr":"fd00::100","guest_port":80}]"#;
+                    let entries = r#"[{"id":2,"proto":"udp","host_addr":"0.0.0.0","host_port":53,"guest_addr":"10.0.2.100","guest_port":53},{"id":3,"proto":"tcp","host_addr":"::1","host_port":80,"guest_addr":"10.0.2.100","guest_port":80}]"#;
                     format!(r#"{{"return":{{"entries":{entries}}},"entries":{entries}}}"#)
                 },
             ),
@@ -273,7 +273,7 @@ fn ranges_are_listed_port_by_port() {
             "udp 0.0.0.0 8001 10.0.2.100 9001"
         ]
     );
-    assert_eq!(ports("[::]:80:80"), ["tcp :: 80 fd00::100 80"]);
+    assert_eq!(ports("[::]:80:80"), ["tcp :: 80 10.0.2.100 80"]);
     assert!(ports("unix:/run/x.sock:80").is_empty());
 }
 

@@ -138,26 +138,22 @@ impl Gateway {
     }
 
     fn remove_forward(&mut self, forward: ForwardRef) -> Result<Reply, RequestError> {
-        let (removed, what) = match forward {
-            ForwardRef::Id(id) => {
-                let (table, mut core) = self.ports.with(&mut self.slirp);
-                (table.remove(id, &mut core), format!("no forward {id}"))
-            }
-            ForwardRef::Publish(publish) => self.remove_forward_spec(publish.into()),
-            ForwardRef::ExposeHost(expose) => self.remove_forward_spec(expose.into()),
+        let (table, mut core) = self.ports.with(&mut self.slirp);
+        let mut by_spec = |spec: ForwardSpec| {
+            let removed = table.remove_spec(&spec, &mut core);
+            removed.ok_or_else(|| spec.to_string())
+        };
+        let removed = match forward {
+            ForwardRef::Publish(publish) => by_spec(publish.into()),
+            ForwardRef::ExposeHost(expose) => by_spec(expose.into()),
+            ForwardRef::Id(id) => table.remove(id, &mut core).ok_or_else(|| id.to_string()),
         };
         match removed {
-            Some(_) => Ok(Reply::Done {}),
-            None => Err(RequestError::NotFound(format!(
-                "there is {what}; the list of forwards says which there are"
+            Ok(_) => Ok(Reply::Done {}),
+            Err(which) => Err(RequestError::NotFound(format!(
+                "there is no forward {which}; the list of forwards says which there are"
             ))),
         }
-    }
-
-    fn remove_forward_spec(&mut self, spec: ForwardSpec) -> (Option<ForwardInfo>, String) {
-        let (table, mut core) = self.ports.with(&mut self.slirp);
-        let removed = table.remove_spec(&spec, &mut core);
-        (removed, format!("no forward {spec}"))
     }
 
     fn list_forwards(

@@ -28,6 +28,7 @@ mod echo;
 mod egress;
 mod errqueue;
 mod flow;
+mod flows;
 #[doc(hidden)]
 pub mod fuzzing;
 mod inbound;
@@ -49,6 +50,7 @@ use std::time::{Duration, Instant};
 
 pub use self::counters::{Counters, DropReason};
 pub use self::egress::Outlet;
+pub use self::flows::{Direction, FlowId, FlowIdError, FlowInfo, FlowState, MAX_LISTED};
 pub use self::inbound::{GuestTarget, Listener, ListenerId, ListenerKind};
 pub use self::reactor::Reactor;
 pub use self::sockets::{HostSockets, OutboundError};
@@ -345,6 +347,29 @@ impl Slirp {
     #[must_use]
     pub fn flows(&self) -> (usize, usize) {
         (self.tcp.len(), self.udp.len() + self.inbound.clients())
+    }
+
+    /// The TCP and UDP flows at this moment, at most [`MAX_LISTED`] of TCP.
+    /// A system call for each of those, during which nothing is carried.
+    #[must_use]
+    pub fn flow_list(&self) -> Vec<FlowInfo> {
+        let (core, now) = (&self.core, self.core.now);
+        let tcp = self.tcp.list(now);
+        tcp.chain(self.inbound.list(now))
+            .chain(self.udp.list(core))
+            .collect()
+    }
+
+    /// Ends a flow: TCP with a reset on both sides, UDP by forgetting it. False
+    /// when it has gone already.
+    pub fn close_flow(&mut self, id: FlowId) -> bool {
+        let token = id.token();
+        match token.table() {
+            Table::Tcp => self.tcp.close(token),
+            Table::Udp => self.udp.close(token),
+            Table::Client => self.inbound.close(token),
+            Table::Driver | Table::Echo | Table::Listener => false,
+        }
     }
 
     /// Bytes that flows hold.

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::{
-    Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream,
+    Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket,
 };
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
@@ -35,8 +35,8 @@ pub(crate) const BOTH: GuestTarget = GuestTarget {
 };
 
 /// A forwarded port of the host.
-struct Port {
-    at: SocketAddr,
+pub(crate) struct Port {
+    pub(crate) at: SocketAddr,
     id: ListenerId,
 }
 
@@ -52,13 +52,13 @@ fn publish_at(world: &mut World, at: &str, target: GuestTarget) -> Port {
     Port { at, id }
 }
 
-fn publish(world: &mut World, target: GuestTarget) -> Port {
+pub(crate) fn publish(world: &mut World, target: GuestTarget) -> Port {
     publish_at(world, "127.0.0.1:0", target)
 }
 
 impl Port {
     /// A client; the kernel has accepted it already.
-    fn client(&self) -> TcpStream {
+    pub(crate) fn client(&self) -> TcpStream {
         let stream = TcpStream::connect(self.at).unwrap();
         stream.set_nonblocking(true).unwrap();
         stream
@@ -107,7 +107,7 @@ fn next(world: &mut World, limit: Duration) -> Option<Segment> {
 }
 
 #[track_caller]
-fn syn(world: &mut World) -> Segment {
+pub(crate) fn syn(world: &mut World) -> Segment {
     let segment = next(world, AT_ONCE).expect("a SYN at once");
     assert!(segment.is(SYN), "{segment:?}");
     segment
@@ -122,7 +122,7 @@ fn raw_for(syn: &Segment) -> Raw {
 }
 
 /// Accepts what a SYN asks for.
-fn accept(world: &mut World, syn: &Segment) -> Raw {
+pub(crate) fn accept(world: &mut World, syn: &Segment) -> Raw {
     let mut raw = raw_for(syn);
     raw.send(world, SYN | ACK, &[]);
     let ack = raw.next(world);
@@ -588,6 +588,36 @@ fn a_listener_that_is_closed_leaves_its_clients() {
     let port = publish(&mut world, V4);
     let _client = port.client();
     self::syn(&mut world);
+}
+
+/// What `Inbound` sets on a listener instead of on each client.
+#[test]
+fn accepted_sockets_inherit_nodelay() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    SockRef::from(&listener).set_tcp_nodelay(true).unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    assert!(accepted.nodelay().unwrap());
+}
+
+#[test]
+fn a_socket_of_another_kind_is_refused() {
+    let mut world = World::raw(&Options::default());
+    let tcp = || TcpListener::bind("127.0.0.1:0").unwrap().into();
+    let udp = || UdpSocket::bind("127.0.0.1:0").unwrap().into();
+    for (socket, kind) in [
+        (udp(), ListenerKind::Tcp),
+        (udp(), ListenerKind::Unix),
+        (tcp(), ListenerKind::Udp),
+    ] {
+        let listener = Listener {
+            socket,
+            kind,
+            target: V4,
+        };
+        let error = world.slirp.listen(listener).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{kind:?}");
+    }
 }
 
 #[test]

@@ -12,12 +12,12 @@ use crate::world::{GATEWAY_MAC, GATEWAY4, GATEWAY6, GUEST_MAC, GUEST4, GUEST6, O
 
 const SECOND: Duration = Duration::from_secs(1);
 
-struct Port {
-    port: u16,
+pub(crate) struct Port {
+    pub(crate) port: u16,
     id: ListenerId,
 }
 
-fn publish(world: &mut World, at: &str, target: GuestTarget) -> Port {
+pub(crate) fn publish(world: &mut World, at: &str, target: GuestTarget) -> Port {
     let at: SocketAddr = at.parse().unwrap();
     let socket = Socket::new(Domain::for_address(at), Type::DGRAM, None).unwrap();
     if at.is_ipv6() {
@@ -34,7 +34,7 @@ fn publish(world: &mut World, at: &str, target: GuestTarget) -> Port {
     Port { port, id }
 }
 
-fn client(at: &str) -> UdpSocket {
+pub(crate) fn client(at: &str) -> UdpSocket {
     let socket = UdpSocket::bind(at).unwrap();
     socket.set_nonblocking(true).unwrap();
     socket
@@ -53,10 +53,10 @@ fn receive(socket: &UdpSocket) -> Option<(Vec<u8>, SocketAddr)> {
 
 /// A datagram that arrived at the guest.
 #[derive(Debug, PartialEq, Eq)]
-struct Datagram {
-    from: SocketAddr,
-    to: SocketAddr,
-    payload: Vec<u8>,
+pub(crate) struct Datagram {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) payload: Vec<u8>,
 }
 
 fn arrived(world: &mut World) -> Option<Datagram> {
@@ -127,7 +127,7 @@ fn refuse(world: &mut World, datagram: &Datagram) {
 }
 
 /// A client asks, the guest answers; what the guest saw.
-fn exchange(world: &mut World, client: &UdpSocket, to: SocketAddr) -> Datagram {
+pub(crate) fn exchange(world: &mut World, client: &UdpSocket, to: SocketAddr) -> Datagram {
     client.send_to(b"question", to).unwrap();
     let seen = arrived(world).expect("a datagram");
     assert_eq!(seen.payload, b"question");

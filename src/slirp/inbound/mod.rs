@@ -37,6 +37,7 @@ pub(crate) use self::seen::{PortSearch, canonical, seen_as};
 use super::Core;
 use super::counters::DropReason;
 use super::flow::{Slots, Table, Token};
+use super::flows::FlowInfo;
 use super::lwip::FrameBuf;
 use super::reactor::Readiness;
 use super::tcp::Tcp;
@@ -265,6 +266,16 @@ impl Inbound {
         {
             batch.send(core, &entry.listener.socket, source);
         }
+    }
+
+    /// What clients of UDP listeners there are.
+    pub(crate) fn list(&self, now: Instant) -> impl Iterator<Item = FlowInfo> {
+        self.clients.list(now)
+    }
+
+    /// Forgets a client of a UDP listener. False when there is none.
+    pub(crate) fn close(&mut self, client: Token) -> bool {
+        self.clients.close(client)
     }
 
     /// The guest said by ICMP that it does not want a datagram of a client's.
