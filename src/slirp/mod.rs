@@ -496,7 +496,7 @@ impl Slirp {
                 if self.inbound.len() > 0
                     && let Some(refusal) = Refusal::parse(&buffer.bytes()[ip.packet.clone()]) =>
             {
-                self.refused(refusal);
+                self.refused(&refusal);
                 Ok(())
             }
             protocol::ICMP | protocol::ICMPV6 => {
@@ -508,12 +508,11 @@ impl Slirp {
     }
 
     /// The guest does not want what a client of a listener has sent.
-    fn refused(&mut self, refusal: Refusal) {
-        let (guest, seen) = (refusal.to, refusal.from);
+    fn refused(&mut self, refusal: &Refusal<'_>) {
         if refusal.protocol == protocol::TCP {
-            self.tcp.unwanted(&mut self.core, guest, seen);
+            self.tcp.unwanted(&mut self.core, refusal.to, refusal.from);
         } else {
-            self.inbound.refused(&mut self.core, guest, seen);
+            self.inbound.refused(&mut self.core, refusal);
         }
     }
 

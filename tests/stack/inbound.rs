@@ -671,6 +671,30 @@ fn a_flood_is_bounded_by_the_table_and_reset_beyond() {
     assert!(raw.within(&mut world, AT_ONCE).is_some());
 }
 
+/// Out of descriptors: clients wait in the kernel's queue, and the loop sleeps.
+#[test]
+fn without_descriptors_accepting_rests() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let mut world = World::raw(&Options::default());
+    announce(&mut world);
+    let port = publish(&mut world, V4);
+    let clients: Vec<TcpStream> = (0..5).map(|_| port.client()).collect();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let used = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    // The count includes the folder's own descriptor: room for one more.
+    setrlimit(Resource::RLIMIT_NOFILE, used, hard).unwrap();
+    world.settle();
+    let open = world.slirp.flows().0;
+    let deadline = world.slirp.next_deadline().expect("it tries again");
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    assert!(open < 5, "{open}");
+    assert!(world.slirp.counters().dropped(DropReason::HostSocket) > 0);
+    assert!(deadline > world.now && deadline <= world.now + SECOND / 5);
+    world.advance(SECOND / 5);
+    assert_eq!(world.slirp.flows().0, 5);
+    drop(clients);
+}
+
 fn listen(world: &mut World) -> SocketHandle {
     let buffer = || tcp::SocketBuffer::new(vec![0; 64 * 1024]);
     let mut socket = tcp::Socket::new(buffer(), buffer());

@@ -39,6 +39,7 @@ use crate::slirp::tcp::HEAD_START;
 use crate::slirp::udp::{
     Arrival, Batch, Datagram, IDLE_ANSWERED, IDLE_UNANSWERED, Local, Pace, RECEIVE_ROUNDS, Receiver,
 };
+use crate::wire::icmp::Refusal;
 
 /// Flows at most. They cost no descriptor.
 pub(crate) const MAX_FLOWS: usize = 8192;
@@ -257,11 +258,18 @@ impl Clients {
         }
     }
 
-    /// The guest said by ICMP that it does not want what came from `seen`.
-    pub(super) fn refused(&mut self, core: &mut Core, guest: SocketAddr, seen: SocketAddr) {
-        if let Some(&token) = self.by_guest.get(&FlowKey::new(guest, seen)) {
-            core.drop(DropReason::Refused);
-            self.strike(core, token);
+    /// The guest said by ICMP that it does not want a datagram. Where it says
+    /// which, that goes to the guest's other address.
+    pub(super) fn refused(&mut self, core: &mut Core, refusal: &Refusal<'_>) {
+        let key = FlowKey::new(refusal.to, refusal.from);
+        let Some(&token) = self.by_guest.get(&key) else {
+            return;
+        };
+        self.strike(core, token);
+        let again = self.flows.get_mut(token).map(|flow| flow.key);
+        match (again, refusal.datagram) {
+            (Some(key), Some(payload)) => core.send_udp(key.remote(), key.guest(), payload),
+            _ => core.drop(DropReason::Refused),
         }
     }
 

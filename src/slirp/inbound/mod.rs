@@ -42,6 +42,7 @@ use super::lwip::FrameBuf;
 use super::reactor::Readiness;
 use super::tcp::Tcp;
 use super::udp::{Arrival, Batch, Pace, Receiver};
+use crate::wire::icmp::Refusal;
 
 /// Listeners at most: every port of both protocols and families would be four
 /// times as many, but each costs a descriptor.
@@ -279,8 +280,8 @@ impl Inbound {
     }
 
     /// The guest said by ICMP that it does not want a datagram of a client's.
-    pub(crate) fn refused(&mut self, core: &mut Core, guest: SocketAddr, seen: SocketAddr) {
-        self.clients.refused(core, guest, seen);
+    pub(crate) fn refused(&mut self, core: &mut Core, refusal: &Refusal<'_>) {
+        self.clients.refused(core, refusal);
     }
 
     /// Nobody on the guest's network has the address `addr`.
