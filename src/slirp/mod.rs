@@ -28,6 +28,7 @@ mod echo;
 mod egress;
 mod errqueue;
 mod flow;
+mod flows;
 #[doc(hidden)]
 pub mod fuzzing;
 mod inbound;
@@ -49,6 +50,7 @@ use std::time::{Duration, Instant};
 
 pub use self::counters::{Counters, DropReason};
 pub use self::egress::Outlet;
+pub use self::flows::{Direction, FlowId, FlowIdError, FlowInfo, FlowState, MAX_LISTED};
 pub use self::inbound::{GuestTarget, Listener, ListenerId, ListenerKind};
 pub use self::reactor::Reactor;
 pub use self::sockets::{HostSockets, OutboundError};
@@ -347,6 +349,29 @@ impl Slirp {
         (self.tcp.len(), self.udp.len() + self.inbound.clients())
     }
 
+    /// The TCP and UDP flows at this moment, at most [`MAX_LISTED`] of TCP.
+    /// A system call for each of those, during which nothing is carried.
+    #[must_use]
+    pub fn flow_list(&self) -> Vec<FlowInfo> {
+        let (core, now) = (&self.core, self.core.now);
+        let tcp = self.tcp.list(now);
+        tcp.chain(self.inbound.list(now))
+            .chain(self.udp.list(core))
+            .collect()
+    }
+
+    /// Ends a flow: TCP with a reset on both sides, UDP by forgetting it. False
+    /// when it has gone already.
+    pub fn close_flow(&mut self, id: FlowId) -> bool {
+        let token = id.token();
+        match token.table() {
+            Table::Tcp => self.tcp.close(token),
+            Table::Udp => self.udp.close(token),
+            Table::Client => self.inbound.close(token),
+            Table::Driver | Table::Echo | Table::Listener => false,
+        }
+    }
+
     /// Bytes that flows hold.
     #[must_use]
     pub fn memory_used(&self) -> usize {
@@ -471,7 +496,7 @@ impl Slirp {
                 if self.inbound.len() > 0
                     && let Some(refusal) = Refusal::parse(&buffer.bytes()[ip.packet.clone()]) =>
             {
-                self.refused(refusal);
+                self.refused(&refusal);
                 Ok(())
             }
             protocol::ICMP | protocol::ICMPV6 => {
@@ -483,12 +508,11 @@ impl Slirp {
     }
 
     /// The guest does not want what a client of a listener has sent.
-    fn refused(&mut self, refusal: Refusal) {
-        let (guest, seen) = (refusal.to, refusal.from);
+    fn refused(&mut self, refusal: &Refusal<'_>) {
         if refusal.protocol == protocol::TCP {
-            self.tcp.unwanted(&mut self.core, guest, seen);
+            self.tcp.unwanted(&mut self.core, refusal.to, refusal.from);
         } else {
-            self.inbound.refused(&mut self.core, guest, seen);
+            self.inbound.refused(&mut self.core, refusal);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::{
-    Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream,
+    Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket,
 };
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
@@ -35,8 +35,8 @@ pub(crate) const BOTH: GuestTarget = GuestTarget {
 };
 
 /// A forwarded port of the host.
-struct Port {
-    at: SocketAddr,
+pub(crate) struct Port {
+    pub(crate) at: SocketAddr,
     id: ListenerId,
 }
 
@@ -52,13 +52,13 @@ fn publish_at(world: &mut World, at: &str, target: GuestTarget) -> Port {
     Port { at, id }
 }
 
-fn publish(world: &mut World, target: GuestTarget) -> Port {
+pub(crate) fn publish(world: &mut World, target: GuestTarget) -> Port {
     publish_at(world, "127.0.0.1:0", target)
 }
 
 impl Port {
     /// A client; the kernel has accepted it already.
-    fn client(&self) -> TcpStream {
+    pub(crate) fn client(&self) -> TcpStream {
         let stream = TcpStream::connect(self.at).unwrap();
         stream.set_nonblocking(true).unwrap();
         stream
@@ -107,7 +107,7 @@ fn next(world: &mut World, limit: Duration) -> Option<Segment> {
 }
 
 #[track_caller]
-fn syn(world: &mut World) -> Segment {
+pub(crate) fn syn(world: &mut World) -> Segment {
     let segment = next(world, AT_ONCE).expect("a SYN at once");
     assert!(segment.is(SYN), "{segment:?}");
     segment
@@ -122,7 +122,7 @@ fn raw_for(syn: &Segment) -> Raw {
 }
 
 /// Accepts what a SYN asks for.
-fn accept(world: &mut World, syn: &Segment) -> Raw {
+pub(crate) fn accept(world: &mut World, syn: &Segment) -> Raw {
     let mut raw = raw_for(syn);
     raw.send(world, SYN | ACK, &[]);
     let ack = raw.next(world);
@@ -590,6 +590,36 @@ fn a_listener_that_is_closed_leaves_its_clients() {
     self::syn(&mut world);
 }
 
+/// What `Inbound` sets on a listener instead of on each client.
+#[test]
+fn accepted_sockets_inherit_nodelay() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    SockRef::from(&listener).set_tcp_nodelay(true).unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    assert!(accepted.nodelay().unwrap());
+}
+
+#[test]
+fn a_socket_of_another_kind_is_refused() {
+    let mut world = World::raw(&Options::default());
+    let tcp = || TcpListener::bind("127.0.0.1:0").unwrap().into();
+    let udp = || UdpSocket::bind("127.0.0.1:0").unwrap().into();
+    for (socket, kind) in [
+        (udp(), ListenerKind::Tcp),
+        (udp(), ListenerKind::Unix),
+        (tcp(), ListenerKind::Udp),
+    ] {
+        let listener = Listener {
+            socket,
+            kind,
+            target: V4,
+        };
+        let error = world.slirp.listen(listener).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{kind:?}");
+    }
+}
+
 #[test]
 fn a_target_that_no_guest_can_have_is_refused() {
     let mut world = World::raw(&Options::default());
@@ -639,6 +669,30 @@ fn a_flood_is_bounded_by_the_table_and_reset_beyond() {
     let raw = accept(&mut world, &last);
     drop(clients);
     assert!(raw.within(&mut world, AT_ONCE).is_some());
+}
+
+/// Out of descriptors: clients wait in the kernel's queue, and the loop sleeps.
+#[test]
+fn without_descriptors_accepting_rests() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let mut world = World::raw(&Options::default());
+    announce(&mut world);
+    let port = publish(&mut world, V4);
+    let clients: Vec<TcpStream> = (0..5).map(|_| port.client()).collect();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let used = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    // The count includes the folder's own descriptor: room for one more.
+    setrlimit(Resource::RLIMIT_NOFILE, used, hard).unwrap();
+    world.settle();
+    let open = world.slirp.flows().0;
+    let deadline = world.slirp.next_deadline().expect("it tries again");
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    assert!(open < 5, "{open}");
+    assert!(world.slirp.counters().dropped(DropReason::HostSocket) > 0);
+    assert!(deadline > world.now && deadline <= world.now + SECOND / 5);
+    world.advance(SECOND / 5);
+    assert_eq!(world.slirp.flows().0, 5);
+    drop(clients);
 }
 
 fn listen(world: &mut World) -> SocketHandle {

@@ -29,14 +29,17 @@ use arrayvec::ArrayVec;
 use nix::errno::Errno;
 
 use super::{GuestTarget, PortSearch, canonical, first, seen_as};
+use crate::policy::Protocol;
 use crate::slirp::Core;
 use crate::slirp::counters::DropReason;
 use crate::slirp::flow::{FlowKey, Idle, Slots, Table, Token};
+use crate::slirp::flows::{Direction, FlowInfo, FlowState};
 use crate::slirp::lwip::FrameBuf;
 use crate::slirp::tcp::HEAD_START;
 use crate::slirp::udp::{
     Arrival, Batch, Datagram, IDLE_ANSWERED, IDLE_UNANSWERED, Local, Pace, RECEIVE_ROUNDS, Receiver,
 };
+use crate::wire::icmp::Refusal;
 
 /// Flows at most. They cost no descriptor.
 pub(crate) const MAX_FLOWS: usize = 8192;
@@ -60,6 +63,9 @@ struct Flow {
     at: usize,
     begun: Instant,
     active: Instant,
+    /// Payload bytes carried so far.
+    to_guest: u64,
+    from_guest: u64,
     answered: bool,
 }
 
@@ -126,6 +132,7 @@ impl Clients {
                     core.drop(DropReason::TableFull);
                     continue;
                 };
+                flow.to_guest += run.iter().map(|d| d.len as u64).sum::<u64>();
                 let (guest, seen) = (flow.key.guest(), flow.key.remote());
                 receiver.to_guest(core, guest, run, |_, _| seen);
             }
@@ -172,6 +179,8 @@ impl Clients {
                 at,
                 begun: core.now,
                 active: core.now,
+                to_guest: 0,
+                from_guest: 0,
                 answered: false,
             })
         })?;
@@ -249,11 +258,18 @@ impl Clients {
         }
     }
 
-    /// The guest said by ICMP that it does not want what came from `seen`.
-    pub(super) fn refused(&mut self, core: &mut Core, guest: SocketAddr, seen: SocketAddr) {
-        if let Some(&token) = self.by_guest.get(&FlowKey::new(guest, seen)) {
-            core.drop(DropReason::Refused);
-            self.strike(core, token);
+    /// The guest said by ICMP that it does not want a datagram. Where it says
+    /// which, that goes to the guest's other address.
+    pub(super) fn refused(&mut self, core: &mut Core, refusal: &Refusal<'_>) {
+        let key = FlowKey::new(refusal.to, refusal.from);
+        let Some(&token) = self.by_guest.get(&key) else {
+            return;
+        };
+        self.strike(core, token);
+        let again = self.flows.get_mut(token).map(|flow| flow.key);
+        match (again, refusal.datagram) {
+            (Some(key), Some(payload)) => core.send_udp(key.remote(), key.guest(), payload),
+            _ => core.drop(DropReason::Refused),
         }
     }
 
@@ -306,6 +322,7 @@ impl Clients {
     /// The listener that a batch leaves from, and the host's address.
     pub(super) fn way_out(&mut self, batch: &Batch) -> Option<(Token, Option<Local>)> {
         let flow = self.flows.get_mut(batch.flow)?;
+        flow.from_guest += batch.bytes as u64;
         Some((flow.client.0, flow.client.2))
     }
 
@@ -314,6 +331,35 @@ impl Clients {
             self.by_client.remove(&flow.client);
             self.by_guest.remove(&flow.key);
         }
+    }
+
+    /// What flows there are.
+    pub(super) fn list(&self, now: Instant) -> impl Iterator<Item = FlowInfo> {
+        let flows = self.flows.iter();
+        flows.map(move |(token, flow)| FlowInfo {
+            id: token.into(),
+            protocol: Protocol::Udp,
+            direction: Direction::Inbound,
+            guest: flow.key.guest(),
+            remote: flow.key.remote(),
+            peer: Some(canonical(flow.client.1)),
+            state: if flow.answered {
+                FlowState::Open
+            } else {
+                FlowState::Connecting
+            },
+            to_guest: flow.to_guest,
+            from_guest: flow.from_guest,
+            age: now.duration_since(flow.begun),
+            idle: now.duration_since(flow.active),
+        })
+    }
+
+    /// Forgets a client. False when there is none.
+    pub(super) fn close(&mut self, token: Token) -> bool {
+        let known = self.flows.get_mut(token).is_some();
+        self.remove(token);
+        known
     }
 
     /// Ends the flows of a listener that is closed.

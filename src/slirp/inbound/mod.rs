@@ -37,10 +37,12 @@ pub(crate) use self::seen::{PortSearch, canonical, seen_as};
 use super::Core;
 use super::counters::DropReason;
 use super::flow::{Slots, Table, Token};
+use super::flows::FlowInfo;
 use super::lwip::FrameBuf;
 use super::reactor::Readiness;
 use super::tcp::Tcp;
 use super::udp::{Arrival, Batch, Pace, Receiver};
+use crate::wire::icmp::Refusal;
 
 /// Listeners at most: every port of both protocols and families would be four
 /// times as many, but each costs a descriptor.
@@ -267,9 +269,19 @@ impl Inbound {
         }
     }
 
+    /// What clients of UDP listeners there are.
+    pub(crate) fn list(&self, now: Instant) -> impl Iterator<Item = FlowInfo> {
+        self.clients.list(now)
+    }
+
+    /// Forgets a client of a UDP listener. False when there is none.
+    pub(crate) fn close(&mut self, client: Token) -> bool {
+        self.clients.close(client)
+    }
+
     /// The guest said by ICMP that it does not want a datagram of a client's.
-    pub(crate) fn refused(&mut self, core: &mut Core, guest: SocketAddr, seen: SocketAddr) {
-        self.clients.refused(core, guest, seen);
+    pub(crate) fn refused(&mut self, core: &mut Core, refusal: &Refusal<'_>) {
+        self.clients.refused(core, refusal);
     }
 
     /// Nobody on the guest's network has the address `addr`.

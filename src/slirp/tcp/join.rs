@@ -127,6 +127,9 @@ pub(super) struct Join {
     since_ack: usize,
     /// Bytes towards the guest that may be unacknowledged.
     send_limit: usize,
+    /// Payload bytes carried so far, to the guest and from it.
+    to_guest: u64,
+    from_guest: u64,
 }
 
 impl Join {
@@ -146,6 +149,8 @@ impl Join {
             since_growth: 0,
             since_ack: 0,
             send_limit: INITIAL_WINDOW as usize,
+            to_guest: 0,
+            from_guest: 0,
         }
     }
 
@@ -160,6 +165,11 @@ impl Join {
         self.host.readable |= ready.readable;
         self.host.writable |= ready.writable;
         self.host.ending |= ready.ended;
+    }
+
+    /// Payload bytes carried so far, to the guest and from it.
+    pub(super) fn carried(&self) -> (u64, u64) {
+        (self.to_guest, self.from_guest)
     }
 
     /// True when one direction has closed.
@@ -255,6 +265,7 @@ impl Join {
         let written32 = u32::try_from(written).unwrap_or(u32::MAX);
         self.since_growth = self.since_growth.saturating_add(written32);
         self.since_ack += written;
+        self.from_guest += written as u64;
         let kept_pace = self.connection.rx().bytes == 0;
         if self.since_growth >= self.window && kept_pace && !pool.budget().is_tight() {
             self.window = self.window.saturating_mul(2).min(MAX_WINDOW);
@@ -304,6 +315,7 @@ impl Join {
                         return Err(Errno::ENOBUFS); // room() said yes: lwIP is out of memory
                     }
                     self.outbox.chunks.push_back((chunk, n));
+                    self.to_guest += n as u64;
                     wrote = true;
                 }
                 Err(Errno::EAGAIN) => self.host.readable = false,

@@ -25,6 +25,7 @@
 //! [`join`] and the budget.
 
 mod join;
+mod list;
 mod opening;
 mod time_wait;
 
@@ -44,6 +45,7 @@ use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
 use super::flow::{FlowKey, Idle, Slots, Table, Token};
+use super::flows::Direction;
 use super::inbound::PortSearch;
 use super::lwip::{End, FrameBuf, Ingress, TimeWait};
 use super::packet::{IpPacket, TcpHeader};
@@ -83,6 +85,8 @@ struct Flow {
     phase: Phase,
     /// A client that the guest has not answered yet: nothing is read from it.
     opening: Option<Box<Opening>>,
+    direction: Direction,
+    begun: Instant,
     /// When something last moved.
     active: Instant,
     /// In the queue of marked flows.
@@ -102,6 +106,8 @@ impl Flow {
             socket,
             phase,
             opening: None,
+            direction: Direction::Outbound,
+            begun: now,
             active: now,
             marked: false,
             ack_queued: false,

@@ -31,6 +31,7 @@ use socket2::SockRef;
 use super::super::Core;
 use super::super::counters::DropReason;
 use super::super::flow::{FlowKey, Token};
+use super::super::flows::Direction;
 use super::super::inbound::{GuestTarget, first, seen_as};
 use super::super::lwip::End;
 use super::super::reactor::Readiness;
@@ -125,6 +126,7 @@ impl Tcp {
             };
             Some(Flow {
                 opening: Some(Box::new(opening)),
+                direction: Direction::Inbound,
                 ..Flow::new(key, socket, Phase::Joined(Join::new(connection)), now)
             })
         });

@@ -40,6 +40,7 @@ use super::counters::DropReason;
 use super::egress::Problem;
 use super::errqueue;
 use super::flow::{FlowKey, Idle, Slots, Table, Token};
+use super::flows::{Direction, FlowInfo, FlowState};
 use super::lwip::FrameBuf;
 use super::packet::IpPacket;
 use super::reactor::Readiness;
@@ -72,7 +73,13 @@ struct Flow {
     guest: SocketAddr,
     exposed: Option<Exposure>,
     socket: OwnedFd,
+    begun: Instant,
     active: Instant,
+    /// Where it last sent.
+    last: SocketAddr,
+    /// Payload bytes carried so far.
+    to_guest: u64,
+    from_guest: u64,
     answered: bool,
     /// Asked nothing but port 53.
     dns_only: bool,
@@ -130,6 +137,7 @@ impl Flow {
         self.readable = self.pace == Pace::Busy;
         self.active = core.now;
         self.answered = true;
+        self.to_guest += datagrams.iter().map(|d| d.len as u64).sum::<u64>();
         let (guest, exposed) = (self.guest, self.exposed);
         receiver.to_guest(core, guest, &datagrams, |core, from| {
             seen(core, exposed, from, guest)
@@ -264,7 +272,11 @@ impl Udp {
                 guest,
                 exposed,
                 socket,
+                begun: core.now,
                 active: core.now,
+                last: to,
+                to_guest: 0,
+                from_guest: 0,
                 answered: false,
                 dns_only: to.port() == 53,
                 hop_limit: None,
@@ -332,6 +344,8 @@ impl Udp {
         {
             flow.dont_fragment = Some(batch.dont_fragment);
         }
+        flow.last = batch.to;
+        flow.from_guest += batch.bytes as u64;
         batch.send(core, &flow.socket, None);
     }
 
@@ -391,6 +405,35 @@ impl Udp {
         for token in self.flows.idle(now) {
             self.remove(token);
         }
+    }
+
+    /// What flows there are.
+    pub(crate) fn list(&self, core: &Core) -> impl Iterator<Item = FlowInfo> {
+        let flows = self.flows.iter();
+        flows.map(|(token, flow)| FlowInfo {
+            id: token.into(),
+            protocol: Protocol::Udp,
+            direction: Direction::Outbound,
+            guest: flow.guest,
+            remote: seen(core, flow.exposed, flow.last, flow.guest),
+            peer: Some(flow.last),
+            state: if flow.answered {
+                FlowState::Open
+            } else {
+                FlowState::Connecting
+            },
+            to_guest: flow.to_guest,
+            from_guest: flow.from_guest,
+            age: core.now.duration_since(flow.begun),
+            idle: core.now.duration_since(flow.active),
+        })
+    }
+
+    /// Forgets a flow. False when there is none.
+    pub(crate) fn close(&mut self, token: Token) -> bool {
+        let known = self.flows.get_mut(token).is_some();
+        self.remove(token);
+        known
     }
 
     /// When [`Udp::poll_timers`] has something to do.

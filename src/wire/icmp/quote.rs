@@ -16,19 +16,21 @@ const UDP: u8 = 17;
 
 /// A packet that the guest did not want, as far as its error quotes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Refusal<'a> {
     /// Protocol number; TCP (6) or UDP (17).
     pub protocol: u8,
     /// Where the packet came from.
     pub from: SocketAddr,
     /// Where it went.
     pub to: SocketAddr,
+    /// The payload of a datagram, when all of it is quoted.
+    pub datagram: Option<&'a [u8]>,
 }
 
-impl Refusal {
+impl<'a> Refusal<'a> {
     /// Reads an IP packet, which may be anything.
     #[must_use]
-    pub fn parse(packet: &[u8]) -> Option<Self> {
+    pub fn parse(packet: &'a [u8]) -> Option<Self> {
         let outer = Headers::parse(packet)?;
         let error = outer.payload;
         let (&[kind, code, ..], quote) = error.split_first_chunk::<8>()?;
@@ -50,8 +52,17 @@ impl Refusal {
             protocol: quoted.protocol,
             from: SocketAddr::new(quoted.from, u16::from_be_bytes([f0, f1])),
             to: SocketAddr::new(quoted.to, u16::from_be_bytes([t0, t1])),
+            datagram: (quoted.protocol == UDP)
+                .then(|| whole_datagram(quoted.payload))
+                .flatten(),
         })
     }
+}
+
+/// The payload of a UDP datagram, unless it is cut short.
+fn whole_datagram(quoted: &[u8]) -> Option<&[u8]> {
+    let (&[_, _, _, _, l0, l1, _, _], _) = quoted.split_first_chunk::<8>()?;
+    quoted.get(8..usize::from(u16::from_be_bytes([l0, l1])))
 }
 
 /// The front of an IP packet that may be cut short.
@@ -138,10 +149,16 @@ mod tests {
             let (v4, v6) = (V4Error::PortUnreachable, V6Error::PortUnreachable);
             let packet = refused(from, to, &[7; 2000], v4, v6);
             let refusal = Refusal::parse(&packet).expect("a refusal");
-            assert_eq!(
-                (refusal.protocol, refusal.from, refusal.to),
-                (UDP, addr(from), addr(to))
-            );
+            let expected = Refusal {
+                protocol: UDP,
+                from: addr(from),
+                to: addr(to),
+                datagram: None,
+            };
+            assert_eq!(refusal, expected);
+            let short = refused(from, to, b"question", v4, v6);
+            let refusal = Refusal::parse(&short).expect("a refusal");
+            assert_eq!(refusal.datagram, Some(&b"question"[..]));
             let mut broken = packet.clone();
             *broken.last_mut().expect("not empty") ^= 1;
             assert_eq!(Refusal::parse(&broken), None, "the checksum is wrong");
