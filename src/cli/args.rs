@@ -53,6 +53,17 @@ wrong command line; with 'run' that of the command, 128 + n when signal n ended 
 it was not found, 126 when it could not be started.
 ";
 
+const PUBLISH_HELP: &str = "\
+Let a port of this host lead to the guest's; repeatable. PORT may be a range, 8000-8010, with as \
+many guest ports or none; 0 lets the system choose. TCP unless '/udp' is added. Without ADDR it \
+is reached at all addresses of both families. IPv6 addresses stand in brackets. 'ADDR%IFACE' or \
+'%IFACE' lets in clients through that interface only. 'GUESTADDR:' may stand in front of the \
+guest's port.
+
+'unix:PATH:GUESTPORT' makes a unix socket. 'systemd:[NAME:]GUESTPORT' uses sockets that a socket \
+unit passed. 'auto[:ADDR][,except=PORTS]' publishes what programs of the guest listen on, for as \
+long as they do, on localhost or ADDR";
+
 /// Everything that can be written on the command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -189,19 +200,14 @@ pub(crate) struct GatewayArgs {
     )]
     pub(crate) host_loopback: Option<HostLoopback>,
 
-    /// Let a port of this host lead to the guest's; repeatable. TCP unless /udp is added. Without
-    /// ADDR all addresses of both families; IPv6 in brackets; ADDR%IFACE or %IFACE for clients
-    /// through one interface. Port 0 lets the system choose. GUESTPORT may be GUESTADDR:GUESTPORT.
-    ///
-    /// 'unix:PATH:GUESTPORT' makes a unix socket; 'systemd:[NAME:]GUESTPORT' uses sockets that a
-    /// socket unit passed; 'auto[:ADDR][,except=PORTS]' publishes what programs of the guest
-    /// listen on, for as long as they do, on localhost or ADDR
-    #[arg(short = 'p', long, value_name = "[ADDR:]PORT[-PORT][:GUESTPORT[-GUESTPORT]][/tcp|udp]", value_parser = values::publish, help_heading = "Ports")]
+    /// Let a port of this host lead to the guest's; repeatable. 'auto': those that programs of
+    /// the guest listen on, on localhost
+    #[arg(short = 'p', long, value_name = "[ADDR:]PORT[:GUESTPORT][/udp]", value_parser = values::publish, long_help = PUBLISH_HELP, help_heading = "Ports")]
     pub(crate) publish: Vec<PublishOption>,
 
-    /// Let the gateway address lead to a port of this host's loopback; repeatable. The host's port
-    /// comes first. 'unix:PATH:GUESTPORT' leads to a unix socket of this host
-    #[arg(long, value_name = "PORT[-PORT][:GUESTPORT[-GUESTPORT]][/tcp|udp]", value_parser = values::expose, help_heading = "Ports")]
+    /// Let a port of the gateway address lead to one of this host's loopback; repeatable. The
+    /// host's port comes first. 'unix:PATH:GUESTPORT' leads to a unix socket of this host
+    #[arg(long, value_name = "PORT[:GUESTPORT][/udp]", value_parser = values::expose, help_heading = "Ports")]
     pub(crate) expose_host: Vec<Expose>,
 
     /// Source address, or interface, of IPv4 traffic on the host [default: the host decides]

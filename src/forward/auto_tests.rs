@@ -1,6 +1,7 @@
 use std::io;
 use std::net::TcpListener;
 
+use super::super::testing::{at_home, here};
 use super::super::{HostSocket, Passed};
 use super::*;
 use crate::net::{MacAddr, Mtu, PlanV4, PlanV6};
@@ -40,7 +41,7 @@ struct Bench {
 
 impl Bench {
     fn new(rule: &str) -> Self {
-        let Ok(super::super::PublishOption::Auto(rule)) = rule.parse() else {
+        let Ok(super::super::PublishOption::Auto(rule)) = at_home(rule).parse() else {
             panic!("{rule} is no rule");
         };
         let plan = AddressPlan {
@@ -74,35 +75,55 @@ impl Bench {
     }
 
     fn standing(&self) -> Vec<String> {
-        self.forwards.list().map(|f| f.spec.to_string()).collect()
+        let here = here().to_string();
+        let specs = self.forwards.list().map(|f| f.spec.to_string());
+        specs.map(|spec| spec.replace(&here, "HERE")).collect()
     }
 }
 
 #[test]
 fn ports_appear_on_loopback_and_go_again() {
     let mut bench = Bench::new("auto");
-    let notices = bench.look(&["t0.0.0.0:21000", "u[::]:21001"]);
+    // The address is everybody's; the port is free.
+    let free = TcpListener::bind("[::1]:0").expect("a port");
+    let port = free.local_addr().expect("an address").port();
+    drop(free);
+    let both = [format!("t0.0.0.0:{port}"), format!("t[::]:{port}")];
+    let notices = bench.look(&[&both[0], &both[1]]);
     assert!(
-        matches!(&notices[..], [Notice::Published(_), Notice::Published(_)]),
+        matches!(&notices[..], [Notice::Published(_)]),
         "{notices:?}"
     );
     assert_eq!(
         bench.standing(),
         [
-            "--publish 127.0.0.1:21000:21000/tcp",
-            "--publish [::1]:21000:21000/tcp",
-            "--publish 127.0.0.1:21001:21001/udp",
-            "--publish [::1]:21001:21001/udp",
+            format!("--publish 127.0.0.1:{port}:{port}/tcp"),
+            format!("--publish [::1]:{port}:{port}/tcp"),
         ]
     );
-    assert!(bench.look(&["t0.0.0.0:21000", "u[::]:21001"]).is_empty());
-    let notices = bench.look(&["u[::]:21001"]);
+    assert!(bench.look(&[&both[1]]).is_empty());
+    let notices = bench.look(&[]);
     assert!(
         matches!(&notices[..], [Notice::Withdrawn(_)]),
         "{notices:?}"
     );
-    bench.look(&[]);
     assert!(bench.standing().is_empty() && bench.guest.open.is_empty());
+}
+
+#[test]
+fn protocols_are_kept_apart() {
+    let mut bench = Bench::new("auto:HERE");
+    bench.look(&["t0.0.0.0:21000", "u[::]:21000", "u[::]:21001"]);
+    assert_eq!(
+        bench.standing(),
+        [
+            "--publish HERE:21000:21000/tcp",
+            "--publish HERE:21000:21000/udp",
+            "--publish HERE:21001:21001/udp",
+        ]
+    );
+    bench.look(&["u[::]:21000"]);
+    assert_eq!(bench.standing(), ["--publish HERE:21000:21000/udp"]);
 }
 
 #[test]
@@ -124,25 +145,25 @@ fn what_cannot_be_reached_or_is_a_client_is_left_out() {
 
 #[test]
 fn a_single_address_of_the_guest_is_kept() {
-    let mut bench = Bench::new("auto:127.0.0.1");
+    let mut bench = Bench::new("auto:HERE");
     bench.look(&["t10.0.2.7:21200", "t10.0.2.100:21201", "t[fd00::7]:21202"]);
     assert_eq!(
         bench.standing(),
         [
-            "--publish 127.0.0.1:21200:10.0.2.7:21200/tcp",
-            "--publish 127.0.0.1:21201:21201/tcp",
-            "--publish 127.0.0.1:21202:[fd00::7]:21202/tcp",
+            "--publish HERE:21200:10.0.2.7:21200/tcp",
+            "--publish HERE:21201:21201/tcp",
+            "--publish HERE:21202:[fd00::7]:21202/tcp",
         ]
     );
     // Another program takes the same port everywhere.
     bench.look(&["t10.0.2.7:21200", "t[::]:21200"]);
-    assert_eq!(bench.standing(), ["--publish 127.0.0.1:21200:21200/tcp"]);
+    assert_eq!(bench.standing(), ["--publish HERE:21200:21200/tcp"]);
 }
 
 #[test]
 fn a_port_in_use_is_said_once_and_tried_again() {
-    let mut bench = Bench::new("auto");
-    let taken = TcpListener::bind("127.0.0.1:21300").expect("a port");
+    let mut bench = Bench::new("auto:HERE");
+    let taken = TcpListener::bind((here(), 21300)).expect("a port");
     let notices = bench.look(&["t0.0.0.0:21300"]);
     let [Notice::Refused(error)] = &notices[..] else {
         panic!("{notices:?}");
@@ -171,8 +192,8 @@ fn a_port_in_use_is_said_once_and_tried_again() {
 
 #[test]
 fn forwards_by_name_come_first() {
-    let mut bench = Bench::new("auto");
-    let named: Publish = "127.0.0.1:21400:80".parse().expect("a forward");
+    let mut bench = Bench::new("auto:HERE");
+    let named: Publish = at_home("HERE:21400:80").parse().expect("a forward");
     let add = |bench: &mut Bench| {
         let guest = &mut bench.guest;
         bench
@@ -186,7 +207,7 @@ fn forwards_by_name_come_first() {
     assert_eq!(bench.standing().len(), 1);
     bench.forwards.remove(id, &mut bench.guest);
     bench.look(&["t0.0.0.0:21400"]);
-    assert_eq!(bench.standing().len(), 2);
+    assert_eq!(bench.standing(), ["--publish HERE:21400:21400/tcp"]);
     // Taken away.
     add(&mut bench);
     let notices = bench.look(&["t0.0.0.0:21400"]);
@@ -194,17 +215,17 @@ fn forwards_by_name_come_first() {
         matches!(&notices[..], [Notice::Withdrawn(_)]),
         "{notices:?}"
     );
-    assert_eq!(bench.standing(), ["--publish 127.0.0.1:21400:80/tcp"]);
+    assert_eq!(bench.standing(), ["--publish HERE:21400:80/tcp"]);
 }
 
 #[test]
 fn the_lowest_ports_of_very_many_are_published() {
-    let mut bench = Bench::new("auto:127.0.0.1");
+    let mut bench = Bench::new("auto:HERE");
     let many: Vec<String> = (22000..22300).map(|p| format!("t0.0.0.0:{p}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let notices = bench.look(&many);
     assert!(notices.iter().any(|n| matches!(n, Notice::TooMany)));
     assert_eq!(bench.standing().len(), MAX_AUTO);
-    assert_eq!(bench.standing()[0], "--publish 127.0.0.1:22000:22000/tcp");
+    assert_eq!(bench.standing()[0], "--publish HERE:22000:22000/tcp");
     assert!(bench.look(&many).is_empty());
 }

@@ -2,10 +2,11 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use super::super::testing::{at_home, here};
 use super::*;
 
 fn publish(text: &str) -> Publish {
-    text.parse().expect("a forward")
+    at_home(text).parse().expect("a forward")
 }
 
 fn bound(text: &str) -> Bound {
@@ -49,12 +50,12 @@ fn an_address_is_the_only_one() {
 #[test]
 fn a_range_is_bound_as_a_whole_or_not_at_all() {
     // Ports that the system gives to nobody by itself.
-    let range = bound("127.0.0.1:20100-20109:100-109/udp");
+    let range = bound("HERE:20100-20109:100-109/udp");
     assert_eq!(range.sockets.len(), 10);
     assert!(range.sockets.iter().map(|s| s.port).eq(100..=109));
     drop(range);
-    let taken = UdpSocket::bind("127.0.0.1:20105").expect("a port");
-    let range = publish("127.0.0.1:20100-20109/udp");
+    let taken = UdpSocket::bind((here(), 20105)).expect("a port");
+    let range = publish("HERE:20100-20109/udp");
     let error = ports(&range, Inquiry::Skip)
         .expect_err("in use")
         .to_string();
@@ -62,7 +63,7 @@ fn a_range_is_bound_as_a_whole_or_not_at_all() {
         error.contains("port 20105 is in use by another program"),
         "{error}"
     );
-    UdpSocket::bind("127.0.0.1:20104").expect("free again");
+    UdpSocket::bind((here(), 20104)).expect("free again");
     drop(taken);
 }
 

@@ -30,6 +30,7 @@ mod holder;
 pub mod parse;
 mod passed;
 pub mod spec;
+mod spec_error;
 mod table;
 mod unix;
 
@@ -44,11 +45,11 @@ use serde::{Deserialize, Serialize};
 use crate::policy::{HostTarget, Protocol};
 
 pub use self::bind::{BindError, BoundAt};
-pub use self::parse::SpecError;
 pub use self::passed::{Passed, PassedError, PassedSocket};
 pub use self::spec::{
     AutoPublish, Expose, ExposeTo, ForwardSpec, Publish, PublishAt, PublishOption,
 };
+pub use self::spec_error::{MAX_EXCEPT, SpecError, SpecProblem};
 pub use self::table::{
     Added, ForwardError, ForwardInfo, Forwards, MAX_FORWARDS, MAX_SOCKETS, Origin, Outcome,
 };
@@ -109,4 +110,21 @@ pub enum SocketKind {
     Unix,
     /// UDP.
     Udp,
+}
+
+#[cfg(test)]
+mod testing {
+    use std::net::Ipv4Addr;
+
+    /// A loopback address that only this process uses, so that tests which run
+    /// beside each other can have the same ports. Written `HERE` in them.
+    pub(super) fn here() -> Ipv4Addr {
+        let [a, b, c, d] = std::process::id().to_be_bytes();
+        Ipv4Addr::new(127, 64 | (a ^ b) & 63, c, d)
+    }
+
+    /// `text` with that address in place of `HERE`.
+    pub(super) fn at_home(text: &str) -> String {
+        text.replace("HERE", &here().to_string())
+    }
 }

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::parse::SpecError;
+use super::spec_error::SpecError;
 use crate::policy::{PortRange, Protocol};
 
 /// A forward as it was asked for.

@@ -8,9 +8,9 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use super::bind::{self, BindError, Bound, BoundAt, Inquiry};
-use super::parse::SpecError;
 use super::passed::{Passed, PassedError};
 use super::spec::{Expose, ExposeTo, ForwardSpec, Publish, PublishAt};
+use super::spec_error::SpecError;
 use super::unix::{self, SocketFile};
 use super::{ForwardId, GuestSide, HostSocket};
 use crate::policy::{HostTarget, PortRange, Protocol};
@@ -91,7 +91,8 @@ pub enum ForwardError {
     },
     /// Another forward has the port.
     #[error(
-        "{spec} is in the way of forward {id}, {other}; remove that first, or choose another port"
+        "{spec} wants a port that forward {id} has, {other}; leave one of the two out, or choose \
+         another port"
     )]
     Taken {
         /// What was asked for.

@@ -2,6 +2,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
 use super::super::PassedSocket;
+use super::super::testing::{at_home, here};
 use super::*;
 
 /// A guest's side that remembers.
@@ -50,7 +51,7 @@ fn table() -> (Forwards<u32>, Guest) {
 }
 
 fn publish(text: &str) -> ForwardSpec {
-    ForwardSpec::Publish(text.parse().expect("a forward"))
+    ForwardSpec::Publish(at_home(text).parse().expect("a forward"))
 }
 
 fn expose(text: &str) -> ForwardSpec {
@@ -60,7 +61,7 @@ fn expose(text: &str) -> ForwardSpec {
 #[test]
 fn the_same_forward_again_is_the_same() {
     let (mut table, mut guest) = table();
-    let spec = publish("127.0.0.1::80");
+    let spec = publish("HERE::80");
     let first = table
         .add(spec.clone(), Origin::CommandLine, &mut guest)
         .expect("added");
@@ -90,7 +91,7 @@ fn the_same_forward_again_is_the_same() {
 #[test]
 fn a_range_stands_as_a_whole_or_not_at_all() {
     let (mut table, mut guest) = table();
-    let range = publish("127.0.0.1:20300-20309");
+    let range = publish("HERE:20300-20309");
     guest.room = 5;
     let error = table.add(range.clone(), Origin::Control, &mut guest);
     assert!(
@@ -98,7 +99,7 @@ fn a_range_stands_as_a_whole_or_not_at_all() {
         "{error:?}"
     );
     assert!(guest.listening.is_empty());
-    TcpListener::bind("127.0.0.1:20300").expect("free again");
+    TcpListener::bind((here(), 20300)).expect("free again");
     guest.room = 10;
     table
         .add(range, Origin::Control, &mut guest)
@@ -111,18 +112,18 @@ fn a_range_stands_as_a_whole_or_not_at_all() {
 #[test]
 fn there_is_room_for_so_many_sockets() {
     let (mut table, mut guest) = table();
-    let wide = publish("127.0.0.1:20400-20500");
+    let wide = publish("HERE:20400-20500");
     let error = table
         .add(wide, Origin::Control, &mut guest)
         .expect_err("too many");
     let text = error.to_string();
     assert!(text.contains("forwards may have 100, and have 0"), "{text}");
     assert!(text.contains("ulimit -n"), "{text}");
-    let fits = publish("127.0.0.1:20400-20499");
+    let fits = publish("HERE:20400-20499");
     table
         .add(fits.clone(), Origin::Control, &mut guest)
         .expect("added");
-    let one_more = publish("127.0.0.1::80");
+    let one_more = publish("HERE::80");
     table
         .add(one_more.clone(), Origin::Control, &mut guest)
         .expect_err("full");
@@ -175,7 +176,7 @@ fn exposed_ports_lead_somewhere_and_are_taken_back() {
     let error = table.add(expose("7000:6001/udp"), Origin::Control, &mut guest);
     let text = error.expect_err("taken").to_string();
     assert!(
-        text.contains("in the way of forward 1, --expose-host 5000-5002:6000-6002/udp"),
+        text.contains("a port that forward 1 has, --expose-host 5000-5002:6000-6002/udp;"),
         "{text}"
     );
     table
@@ -190,16 +191,12 @@ fn exposed_ports_lead_somewhere_and_are_taken_back() {
 fn a_forward_of_ones_own_in_the_way_is_named() {
     let (mut table, mut guest) = table();
     table
-        .add(
-            publish("127.0.0.1:20600:80"),
-            Origin::CommandLine,
-            &mut guest,
-        )
+        .add(publish("HERE:20600:80"), Origin::CommandLine, &mut guest)
         .expect("added");
     let error = table.add(publish("20600:81"), Origin::Control, &mut guest);
     let text = error.expect_err("taken").to_string();
     assert!(
-        text.contains("forward 1, --publish 127.0.0.1:20600:80/tcp"),
+        text.contains(&at_home("forward 1 has, --publish HERE:20600:80/tcp;")),
         "{text}"
     );
 }
@@ -207,7 +204,7 @@ fn a_forward_of_ones_own_in_the_way_is_named() {
 #[test]
 fn what_was_published_by_itself_gives_way() {
     let (mut table, mut guest) = table();
-    let auto = publish("127.0.0.1:20700:20700");
+    let auto = publish("HERE:20700:20700");
     table.add(auto, Origin::Auto, &mut guest).expect("added");
     assert_eq!(
         table
@@ -216,7 +213,7 @@ fn what_was_published_by_itself_gives_way() {
         Some(Origin::Auto)
     );
     let named = table
-        .add(publish("20700:80"), Origin::Control, &mut guest)
+        .add(publish("HERE:20700:80"), Origin::Control, &mut guest)
         .expect("takes its place");
     assert_eq!(table.list().count(), 1);
     assert_eq!(
@@ -238,6 +235,33 @@ fn unix_sockets_go_with_their_forward() {
     assert_eq!(info.at[0].to_string(), format!("unix:{}", path.display()));
     table.remove(added.id, &mut guest).expect("was there");
     assert!(!path.exists());
+}
+
+#[test]
+fn adding_and_removing_leaves_nothing_open() {
+    let open = || std::fs::read_dir("/proc/self/fd").expect("/proc").count();
+    let (mut table, mut guest) = table();
+    let folder = tempfile::tempdir().expect("a folder");
+    let specs = [
+        publish("HERE::80"),
+        publish("HERE:20800-20849/udp"),
+        publish(&format!("unix:{}/x:80", folder.path().display())),
+        expose("5432"),
+    ];
+    let before = open();
+    for _ in 0..100 {
+        for spec in &specs {
+            table
+                .add(spec.clone(), Origin::Control, &mut guest)
+                .expect("added");
+        }
+        for spec in &specs {
+            table.remove_spec(spec, &mut guest).expect("was there");
+        }
+    }
+    assert_eq!(open(), before);
+    assert_eq!((table.sockets, table.ids.len()), (0, 0));
+    assert!(guest.listening.is_empty() && guest.exposed.is_empty());
 }
 
 #[test]
