@@ -7,8 +7,8 @@
 //! *ask* first (ARP, neighbour solicitation): at once, then after the waits of
 //! [`ASK_AGAIN`]. Frames for an address that is asked for are held, within
 //! [`MAX_HELD`] and [`MAX_HELD_BYTES`], and sent when the answer comes. When
-//! none has come, the address is *silent* for [`SILENT_FOR`]: whoever has the
-//! choice between two addresses tries the other one first.
+//! none has come, the address is *silent* for [`SILENT_FOR`], or until it speaks:
+//! whoever has the choice between two addresses tries the other one first.
 //!
 //! Nothing is asked again while the hardware address is known: the segment has
 //! no other stations, and a new one announces itself with its first packet.
@@ -36,7 +36,7 @@ const ASK_AGAIN: [Duration; 3] = [
 ];
 
 /// How long an address that did not answer counts as silent.
-const SILENT_FOR: Duration = Duration::from_secs(10);
+const SILENT_FOR: Duration = Duration::from_secs(60);
 
 /// Frames that wait for hardware addresses, and their bytes in all.
 const MAX_HELD: usize = 256;

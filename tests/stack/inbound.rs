@@ -504,6 +504,10 @@ fn an_address_of_the_plan_that_nobody_has_is_replaced_by_the_guests() {
     let segment = next(&mut world, SECOND).expect("a SYN");
     assert_eq!(segment.to, (leased, 80).into());
     accept(&mut world, &segment);
+    // The next client need not wait any more.
+    world.advance(3 * SECOND);
+    let _client = port.client();
+    assert_eq!(syn(&mut world).to, (leased, 80).into());
 }
 
 #[test]

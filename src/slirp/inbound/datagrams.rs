@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
 
-use super::{GuestTarget, PortSearch, canonical, first, seen_as};
+use super::{Candidates, GuestTarget, PortSearch, canonical, seen_as};
 use crate::policy::Protocol;
 use crate::slirp::Core;
 use crate::slirp::counters::DropReason;
@@ -163,8 +163,11 @@ impl Clients {
     }
 
     fn begin(&mut self, core: &mut Core, client: Client, target: &GuestTarget) -> Option<Token> {
-        let candidates = target.candidates(Some(canonical(client.1).ip()));
-        let at = first(core, &candidates);
+        let addr = canonical(client.1).ip();
+        let Candidates {
+            all: candidates,
+            at,
+        } = Candidates::new(core, target, Some(addr));
         if self.flows.is_full() {
             for oldest in self.flows.longest_idle(MAKE_ROOM) {
                 self.remove(oldest);

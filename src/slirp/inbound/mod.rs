@@ -27,6 +27,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
@@ -340,13 +341,29 @@ fn prepare_udp(socket: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Which of a client's candidates to begin with: the first, unless it alone is
-/// known not to answer.
-pub(crate) fn first(core: &mut Core, candidates: &[SocketAddr]) -> usize {
-    let neighbours = core.egress().neighbours();
-    match candidates {
-        [a, b] if neighbours.is_silent(a.ip()) && !neighbours.is_silent(b.ip()) => 1,
-        _ => 0,
+/// The guest's addresses to try for a client.
+#[derive(Debug)]
+pub(crate) struct Candidates {
+    /// Best first.
+    pub(crate) all: ArrayVec<SocketAddr, 2>,
+    /// Which to begin with: the first, unless it alone is known not to answer.
+    pub(crate) at: usize,
+}
+
+impl Candidates {
+    pub(crate) fn new(core: &mut Core, target: &GuestTarget, client: Option<IpAddr>) -> Self {
+        let mut all = target.candidates(client);
+        for guest in &mut all {
+            if core.egress().neighbours().is_silent(guest.ip()) {
+                *guest = core.another_guest(*guest).unwrap_or(*guest);
+            }
+        }
+        let neighbours = core.egress().neighbours();
+        let at = match all[..] {
+            [a, b] if neighbours.is_silent(a.ip()) && !neighbours.is_silent(b.ip()) => 1,
+            _ => 0,
+        };
+        Self { all, at }
     }
 }
 

@@ -32,7 +32,7 @@ use super::super::Core;
 use super::super::counters::DropReason;
 use super::super::flow::{FlowKey, Token};
 use super::super::flows::Direction;
-use super::super::inbound::{GuestTarget, first, seen_as};
+use super::super::inbound::{Candidates, GuestTarget, seen_as};
 use super::super::lwip::End;
 use super::super::reactor::Readiness;
 use super::join::Join;
@@ -96,8 +96,10 @@ impl Tcp {
         client: Option<SocketAddr>,
         target: &GuestTarget,
     ) {
-        let candidates = target.candidates(client.map(|c| c.ip()));
-        let at = first(core, &candidates);
+        let Candidates {
+            all: candidates,
+            at,
+        } = Candidates::new(core, target, client.map(|c| c.ip()));
         let seen = candidates.get(at).and_then(|guest| {
             let seen = self.seen(core, client, *guest)?;
             Some((*guest, seen))
