@@ -128,14 +128,15 @@ fn start(options: args::Options) -> Exit {
     })
 }
 
-/// The remedies of [`AttachError`](crate::tap::AttachError) with the options
-/// that there are here.
+/// The remedies of [`AttachError`](crate::tap::AttachError) and of warnings with
+/// the options that there are here.
 fn in_our_words(text: String) -> String {
-    const WORDS: [(&str, &str); 4] = [
+    const WORDS: [(&str, &str); 5] = [
         ("another with --ifname", "another TAPNAME"),
         ("another name with --ifname", "another TAPNAME"),
         ("with --no-configure", "without --configure"),
         ("--userns names", "--userns-path names"),
+        ("use --no-ipv6", "leave out --enable-ipv6"),
     ];
     WORDS
         .iter()

@@ -7,7 +7,7 @@ use super::args::Target;
 use super::banner::banner;
 use super::pipes::Pipes;
 use super::resolve::{Invocation, Sandbox, Seccomp};
-use super::{complain, say};
+use super::{complain, in_our_words, say};
 use crate::cli::messages::Voice;
 use crate::cli::resolve::RESOLV_CONF;
 use crate::cli::serve::carry;
@@ -123,8 +123,8 @@ fn in_namespace(
     // The namespace's end is no reason to end.
     drop(watch);
     drop(helper);
-    for warning in &made.warnings {
-        voice.warn(warning);
+    for warning in made.warnings {
+        voice.warn(&in_our_words(warning));
     }
     let fd = tap.as_fd().as_raw_fd();
     complain(&format!("sent tapfd={fd} for {}", config.interface.name));
