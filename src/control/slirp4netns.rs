@@ -39,6 +39,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::json::Unambiguous;
 use super::proto::{Again, ForwardRef, MAX_PAGE, Reply, Request, RequestError};
 use super::{Asker, finish, write};
 use crate::forward::spec::{Publish, PublishAt};
@@ -187,10 +188,10 @@ async fn read(stream: &mut UnixStream) -> io::Result<Result<Value, Problem>> {
 /// behind it is ignored.
 fn value(bytes: &[u8]) -> Option<Result<Value, Problem>> {
     match serde_json::Deserializer::from_slice(bytes)
-        .into_iter::<Value>()
+        .into_iter::<Unambiguous>()
         .next()?
     {
-        Ok(value) => Some(Ok(value)),
+        Ok(Unambiguous(value)) => Some(Ok(value)),
         Err(error) if error.is_eof() => None,
         Err(_) => Some(Err(Problem::NotJson)),
     }
@@ -230,15 +231,20 @@ fn parse_add(arguments: &Map<String, Value>, guests: &Guests) -> Result<Publish,
         .ok_or(Problem::BadArgument("guest_addr"))?
         .or(guests.default_addr());
     let guest_port = port(get("guest_port")).ok_or(Problem::BadArgument("guest_port"))?;
-    // What is no address to listen on, or to lead to.
-    Publish::ports(
-        protocol,
-        Some(host),
-        PortRange::one(host_port),
-        guest,
-        PortRange::one(guest_port),
-    )
-    .map_err(|_| Problem::NotAdded)
+    let to = |guest| {
+        Publish::ports(
+            protocol,
+            Some(host),
+            PortRange::one(host_port),
+            guest,
+            PortRange::one(guest_port),
+        )
+    };
+    to(guest).map_err(|_| match to(None) {
+        Ok(_) => Problem::BadArgument("guest_addr"),
+        // No address to listen on, which slirp4netns learns from bind(2).
+        Err(_) => Problem::NotAdded,
+    })
 }
 
 /// An address, or none; `None` when it is neither.

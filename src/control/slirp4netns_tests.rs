@@ -189,6 +189,18 @@ fn mistakes_are_answered_in_slirp4netns_s_words() {
                 add(r#"{"proto":"tcp","host_port":80,"guest_addr":"localhost"}"#),
                 bad("guest_addr"),
             ),
+            (
+                add(r#"{"proto":"tcp","host_port":80,"guest_addr":"::1","guest_port":80}"#),
+                bad("guest_addr"),
+            ),
+            (
+                add(r#"{"proto":"tcp","host_port":80,"host_addr":"224.0.0.1","guest_port":80}"#),
+                failed("add_hostfwd: slirp_add_hostfwd failed"),
+            ),
+            (
+                r#"{"execute":"list_hostfwd","execute":"list_hostfwd"}"#.to_owned(),
+                not_json.clone(),
+            ),
             (add(r#"{"proto":"tcp","host_port":80}"#), bad("guest_port")),
             (
                 add(r#"{"proto":"tcp","host_port":80,"guest_port":null}"#),

@@ -164,7 +164,7 @@ fn plan(options: &Options, warnings: &mut Vec<String>) -> Result<AddressPlan, Un
         Some(cidr) => plan_v4(&cidr.to_string_lossy())?,
         None => values::cidr(DEFAULT_CIDR)?,
     };
-    let mtu = mtu(options.mtu)?;
+    let mtu = mtu(options.mtu, warnings)?;
     Ok(AddressPlan {
         v4: Some(v4),
         v6: plan_v6(options, mtu, warnings)?,
@@ -173,10 +173,14 @@ fn plan(options: &Options, warnings: &mut Vec<String>) -> Result<AddressPlan, Un
     })
 }
 
-/// slirp4netns allows one byte more than a packet can fill on our links; nobody
-/// will miss it.
-fn mtu(bytes: u32) -> Result<Mtu, Unusable> {
-    let bytes = bytes.min(Mtu::MAX.into());
+/// slirp4netns allows one byte more than our links do.
+fn mtu(asked: u32, warnings: &mut Vec<String>) -> Result<Mtu, Unusable> {
+    let bytes = asked.min(Mtu::MAX.into());
+    if bytes < asked {
+        warnings.push(format!(
+            "the MTU is {bytes} bytes, the most there can be, not {asked}"
+        ));
+    }
     Mtu::new(bytes).map_err(|_| Unusable::Mtu(bytes))
 }
 
@@ -340,6 +344,7 @@ mod tests {
         assert_eq!(config.plan.v4.expect("v4").guest.to_string(), "10.9.0.100");
         assert_eq!(config.plan.v6.expect("v6").net.to_string(), "fd00::/64");
         assert_eq!(config.plan.mtu.get(), 65520);
+        assert!(invocation.warnings[0].contains("65520 bytes"));
         assert_eq!(config.host_loopback, HostLoopback::Closed);
         assert_eq!(config.interface.configure, Configure::Static);
         assert_eq!(config.interface.name, "eth7");

@@ -70,6 +70,11 @@ enum Promise {
         shows: &'static str,
         reason: &'static str,
     },
+    /// Neither the same nor better.
+    Other {
+        shows: &'static str,
+        reason: &'static str,
+    },
 }
 
 impl Case {
@@ -106,6 +111,31 @@ impl Case {
         }
     }
 
+    const fn other(
+        what: &'static str,
+        reference: &'static str,
+        shows: &'static str,
+        reason: &'static str,
+        source: &'static str,
+    ) -> Self {
+        Self {
+            what,
+            script: Script::Python(source),
+            reference,
+            promise: Promise::Other { shows, reason },
+        }
+    }
+
+    /// What gw shows and why, where that is not what slirp4netns does.
+    fn difference(&self) -> Option<(&'static str, &'static str)> {
+        match self.promise {
+            Promise::Same => None,
+            Promise::Better { shows, reason } | Promise::Other { shows, reason } => {
+                Some((shows, reason))
+            }
+        }
+    }
+
     fn source(&self) -> String {
         match self.script {
             Script::CommandLine => format!("print(usage({:?}))", self.what),
@@ -116,15 +146,16 @@ impl Case {
     fn title(&self) -> String {
         match self.script {
             Script::CommandLine => {
-                format!("`slirp4netns {}`", self.what.replace("{pid}", "PID"))
+                let line = format!("slirp4netns {}", self.what.replace("{pid}", "PID"));
+                format!("`{}`", line.trim_end())
             }
             Script::Python(_) => self.what.to_owned(),
         }
     }
 
     fn expected(&self, program: Slirp4netns) -> &'static str {
-        match (program, &self.promise) {
-            (Slirp4netns::UnderTest, Promise::Better { shows, .. }) => shows,
+        match (program, self.difference()) {
+            (Slirp4netns::UnderTest, Some((shows, _))) => shows,
             _ => self.reference,
         }
     }
@@ -285,47 +316,61 @@ fn the_document_lists_what_is_compared() {
 }
 
 fn document() -> String {
-    let all = || GROUPS.iter().flat_map(|group| group.cases);
-    let better = all()
-        .filter(|case| matches!(case.promise, Promise::Better { .. }))
-        .count();
+    let count = |wanted: fn(&Promise) -> bool| {
+        let all = GROUPS.iter().flat_map(|group| group.cases);
+        all.filter(|case| wanted(&case.promise)).count()
+    };
+    let same = count(|promise| matches!(promise, Promise::Same));
+    let better = count(|promise| matches!(promise, Promise::Better { .. }));
+    let other = count(|promise| matches!(promise, Promise::Other { .. }));
     let mut text = format!(
         "# gw as slirp4netns: what was compared\n\n\
-         Written by `tests/netns/differential`, which runs each of these against Debian's\n\
-         slirp4netns 1.2.0 and against `gw` in the same run and fails where this page is not\n\
-         true. {} behaviours are the same, {better} are better on purpose.\n\n\
-         The addresses: .2 is the gateway in the guest's network and stands for the host's\n\
-         loopback, .3 the resolver. Statuses below zero are signals; `b'1'` is what was in the\n\
-         ready pipe.\n",
-        all().count() - better
+         Each line here was shown by Debian's slirp4netns 1.2.0 and by `gw`, one beside the\n\
+         other: {same} behaviours are the same, {better} are better on purpose, and {other} is another.\n\
+         The page is written from the tables of `tests/netns/differential`, a test that fails\n\
+         where it is not true.\n\n\
+         How to read it:\n\n\
+         - PID is a guest, `-c` configures it. Of its network, .2 is the gateway, which stands for\n\
+         \x20 the host's loopback, .3 the resolver, .100 the guest.\n\
+         - `exit 1` is the program's status; a status below zero is the signal that ended it.\n\
+         - `b'1'` is what came out of the ready pipe, `b''` is an end of file without anything.\n\
+         - `running` is a program that goes on; `ECONNREFUSED` and the like are errors that a guest\n\
+         \x20 or a client gets; `timeout` is silence.\n\n\
+         ## Where gw differs\n"
     );
     for group in GROUPS {
-        write!(text, "\n## {}\n", group.title).expect("writing to a string");
+        write_differences(&mut text, group);
+    }
+    text.push_str("\n## What is the same\n");
+    for group in GROUPS {
         write_same(&mut text, group);
-        write_better(&mut text, group);
     }
     text
 }
 
-fn write_same(text: &mut String, group: &Group) {
-    text.push_str("\n| compared | both show |\n|---|---|\n");
+fn write_differences(text: &mut String, group: &Group) {
+    let mut head = format!(
+        "\n### {}\n\n| | slirp4netns 1.2.0 | gw | why |\n|---|---|---|---|\n",
+        group.title
+    );
     for case in group.cases {
-        if matches!(case.promise, Promise::Same) {
-            let (title, shown) = (cell(&case.title()), code(case.reference));
-            writeln!(text, "| {title} | {shown} |").expect("writing to a string");
-        }
-    }
-}
-
-fn write_better(text: &mut String, group: &Group) {
-    let mut head = "\n| better | slirp4netns 1.2.0 shows | gw shows | why |\n|---|---|---|---|\n";
-    for case in group.cases {
-        if let Promise::Better { shows, reason } = case.promise {
-            text.push_str(std::mem::take(&mut head));
+        if let Some((shows, reason)) = case.difference() {
+            text.push_str(&std::mem::take(&mut head));
             let (title, reference) = (cell(&case.title()), code(case.reference));
             let (shown, reason) = (code(shows), cell(reason));
             writeln!(text, "| {title} | {reference} | {shown} | {reason} |")
                 .expect("writing to a string");
+        }
+    }
+}
+
+fn write_same(text: &mut String, group: &Group) {
+    let mut head = format!("\n### {}\n\n| | both |\n|---|---|\n", group.title);
+    for case in group.cases {
+        if case.difference().is_none() {
+            text.push_str(&std::mem::take(&mut head));
+            let (title, shown) = (cell(&case.title()), code(case.reference));
+            writeln!(text, "| {title} | {shown} |").expect("writing to a string");
         }
     }
 }

@@ -337,9 +337,11 @@ print(source_seen(g, REMOTE, '0.0.0.0', '192.0.2.1'))",
 g = up('--outbound-addr=127.0.0.1')
 print(source_seen(g, HOST, '127.0.0.1', '10.0.2.2'))",
         ),
-        Case::same(
+        Case::better(
             "`--outbound-addr=192.0.2.77`: what the host's loopback sees",
             "TCP 192.0.2.77, UDP 192.0.2.77",
+            "TCP 127.0.0.1, UDP 127.0.0.1",
+            "services that admit 127.0.0.1 only go on to do so; the option is about the outside",
             r"
 g = up('--outbound-addr=192.0.2.77')
 print(source_seen(g, HOST, '127.0.0.1', '10.0.2.2'))",
