@@ -58,12 +58,16 @@ impl<'a> Rootlesskit<'a> {
         finished.success().stdout.trim().to_owned()
     }
 
+    /// Starts Python inside.
+    fn spawn(&self, options: &[&str], source: &str) -> Running {
+        let source = format!("from prelude import *\n{source}");
+        self.user
+            .spawn(&self.program(options, &["python3", "-u", "-c", &source]))
+    }
+
     /// Starts Python inside and waits until it called `ready()`.
     fn serve(&self, options: &[&str], source: &str) -> Running {
-        let source = format!("from prelude import *\n{source}");
-        let mut running = self
-            .user
-            .spawn(&self.program(options, &["python3", "-u", "-c", &source]));
+        let mut running = self.spawn(options, source);
         running.wait_line("ready");
         running
     }
@@ -262,6 +266,79 @@ upload({REMOTE4:?}, 7000, 10000000)"
     );
     let link = rootlesskit.py(&["--mtu=65520"], &source);
     assert!(link.contains("mtu 65520"), "{link}");
+}
+
+/// The TAP is rootlesskit's, and a plain one. At an MTU of 1500, ten million
+/// bytes are 6900 packets on a wire; here one frame stands for many of them.
+#[test]
+fn frames_are_large_on_a_tap_of_rootlesskits() {
+    let world = World::new();
+    let Some(rootlesskit) = Rootlesskit::new(&world) else {
+        return;
+    };
+    let _tcp = tcp_server(&world.remote, 7000);
+    let source = format!(
+        "import json, subprocess
+def moved(direction):
+    shown = subprocess.check_output(['ip', '-j', '-s', 'link', 'show', 'tap0'])
+    return json.loads(shown)[0]['stats64'][direction]
+def average(transfer, direction):
+    before = moved(direction)
+    transfer({REMOTE4:?}, 7000, 10000000)
+    after = moved(direction)
+    return (after['bytes'] - before['bytes']) // (after['packets'] - before['packets'])
+print(average(upload, 'tx'), average(download, 'rx'))"
+    );
+    let shown = rootlesskit.py(&["--mtu=1500"], &source);
+    let averages: Vec<u32> = shown.split(' ').filter_map(|n| n.parse().ok()).collect();
+    assert_eq!(averages.len(), 2, "{shown}");
+    assert!(averages.iter().all(|bytes| *bytes > 6000), "{shown}");
+}
+
+/// As rootless Docker has it: outward through the gateway, inward by
+/// rootlesskit's own port driver beside it.
+#[test]
+fn iperf3_runs_at_the_mtu_of_docker_with_the_builtin_driver() {
+    require("iperf3");
+    let world = World::new();
+    let Some(rootlesskit) = Rootlesskit::new(&world) else {
+        return;
+    };
+    let _out = world.remote.spawn("iperf3 --server --port=5202");
+    let options = [
+        "--mtu=65520",
+        "--port-driver=builtin",
+        "--publish=0.0.0.0:5201:5201/tcp",
+    ];
+    // A run's bytes, as whoever receives counts them.
+    let source = format!(
+        "import json, subprocess
+server = subprocess.Popen(['iperf3', '--server', '--port=5201'], stdout=subprocess.DEVNULL)
+def run(*more):
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        done = subprocess.run(['iperf3', '--client', {REMOTE4:?}, '--port=5202', '--time=1',
+                               '--json', *more], capture_output=True, text=True)
+        told = json.loads(done.stdout)
+        if done.returncode == 0:
+            return told['end']['sum_received']['bytes']
+        assert time.monotonic() < deadline, told
+        time.sleep(0.05)
+print(run(), run('--reverse'))
+ready()
+server.wait()"
+    );
+    let mut inside = rootlesskit.spawn(&options, &source);
+    let moved = inside.wait_line(" ");
+    let moved: Vec<u64> = moved.split(' ').filter_map(|n| n.parse().ok()).collect();
+    assert_eq!(moved.len(), 2, "{moved:?}");
+    inside.wait_line("ready");
+    let inward = world.remote.ok(&format!(
+        "iperf3 --client {HOST4} --port=5201 --time=1 --json | grep -c sum_received"
+    ));
+    assert_eq!(inward.trim(), "1");
+    // Far below what any machine does, far above what a stall leaves.
+    assert!(moved.iter().all(|bytes| *bytes > 10_000_000), "{moved:?}");
 }
 
 #[test]

@@ -626,7 +626,7 @@ with connect('127.0.0.1', 8080):
             "the socket's mode",
             "0o140755",
             "0o140600",
-            "nobody but its owner can open ports; connecting takes the right to write in both",
+            "only its owner may open ports, whatever the umask is",
             r"
 a = Api()
 print(oct(os.stat(a.path).st_mode))",

@@ -326,7 +326,7 @@ fn document() -> String {
     let mut text = format!(
         "# gw as slirp4netns: what was compared\n\n\
          Each line here was shown by Debian's slirp4netns 1.2.0 and by `gw`, one beside the\n\
-         other: {same} behaviours are the same, {better} are better on purpose, and {other} is another.\n\
+         other: {same} behaviours are the same, {better} are better on purpose, {other} differs otherwise.\n\
          The page is written from the tables of `tests/netns/differential`, a test that fails\n\
          where it is not true.\n\n\
          How to read it:\n\n\
