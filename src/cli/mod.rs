@@ -145,7 +145,8 @@ pub fn main() -> ExitCode {
 /// are made of.
 #[must_use]
 pub fn command() -> clap::Command {
-    Cli::command()
+    // It has no options when it is parsed, for it has rules of its own.
+    Cli::command().mut_subcommand("slirp4netns", |_| slirp4netns::slirp4netns_command())
 }
 
 /// Prints what clap has to say: an error, but also --help and --version.

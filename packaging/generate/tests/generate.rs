@@ -71,6 +71,23 @@ fn the_program_page_has_what_its_help_has() {
 }
 
 #[test]
+fn the_page_of_slirp4netns_has_its_options() {
+    let dir = generated();
+    let page = fs::read_to_string(dir.path().join("man/gw-slirp4netns.1")).expect("page");
+    for wanted in [
+        ".TH GW-SLIRP4NETNS 1 2024-03-01",
+        "\\-\\-enable\\-sandbox",
+        "\\-\\-ready\\-fd",
+        "PID|PATH|FD",
+        ".SH \"API SOCKET\"",
+        "add_hostfwd",
+        ".SH \"EXIT STATUS\"",
+    ] {
+        assert!(page.contains(wanted), "no {wanted} in {page}");
+    }
+}
+
+#[test]
 fn bash_completes_commands_and_options() {
     let dir = generated();
     let script = dir.path().join("completions/gw.bash");
@@ -90,6 +107,7 @@ fn bash_completes_commands_and_options() {
     assert_eq!(complete(&["doc"]), "doctor\n");
     assert_eq!(complete(&["run", "--map"]), "--map-root\n");
     assert_eq!(complete(&["doctor", "--js"]), "--json\n");
+    assert_eq!(complete(&["slirp4netns", "--ready"]), "--ready-fd\n");
 }
 
 #[test]

@@ -177,6 +177,38 @@ const fn entry(id: Id, value: &'static str, about: &'static str) -> Entry {
 const SYNOPSIS: &str = "slirp4netns [OPTION]... PID|PATH|FD [TAPNAME]";
 const ABOUT: &str = "Connects a network namespace to the network, without privileges.";
 
+/// What the manual page has behind the options.
+const MANUAL: &str = "\
+Programs that call it:
+Podman up to 5.8, rootlesskit (rootless Docker, nerdctl, BuildKit, k3s) and scripts that know
+slirp4netns. Options may follow the other arguments and be abbreviated, as slirp4netns takes them.
+gw is called this way by the name slirp4netns, or as 'gw slirp4netns'; the Debian package has such a
+link, /usr/libexec/gw/slirp4netns.
+
+Addresses:
+  network + 2            the gateway; stands for this host's 127.0.0.1 unless that is disabled
+  network + 3            the resolver
+  network + 15 to + 30   leased by DHCP
+  network + 100          the guest, with --configure
+  fd00::2, fd00::3       gateway and resolver of IPv6, with --enable-ipv6
+
+Descriptors:
+To --ready-fd the byte '1' is written, then it is closed, when traffic flows, the API socket
+listens, and everything is given up that is to be. Only the end of --exit-fd counts, not what is
+written to it; without it, a signal ends the program.
+
+API socket:
+A client connects, sends one request, and gets one answer:
+
+  {\"execute\": \"add_hostfwd\", \"arguments\": {\"proto\": \"tcp\", \"host_addr\": \"127.0.0.1\",
+   \"host_port\": 8080, \"guest_addr\": \"10.0.2.100\", \"guest_port\": 80}}
+  {\"execute\": \"list_hostfwd\"}
+  {\"execute\": \"remove_hostfwd\", \"arguments\": {\"id\": 1}}
+
+Exit status:
+0 after the end of --exit-fd, --help and --version; 1 when it cannot start, with the reason on
+standard error; a signal's otherwise.";
+
 /// Column at which the explanations begin.
 const INDENT: usize = 25;
 
@@ -239,7 +271,8 @@ pub fn slirp4netns_command() -> Command {
     Command::new("slirp4netns")
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
-        .override_usage(SYNOPSIS)
+        .override_usage(format!("gw {SYNOPSIS}\n       {SYNOPSIS}"))
+        .after_long_help(MANUAL)
         .disable_help_flag(true)
         .disable_version_flag(true)
         .args(options)
@@ -312,5 +345,29 @@ mod tests {
     #[test]
     fn the_definition_holds_together() {
         slirp4netns_command().debug_assert();
+    }
+
+    #[test]
+    fn the_definition_has_what_the_parser_takes() {
+        let command = slirp4netns_command();
+        let defined: Vec<_> = command
+            .get_opts()
+            .map(|arg| {
+                (
+                    arg.get_long(),
+                    arg.get_short(),
+                    arg.get_action().takes_values(),
+                )
+            })
+            .collect();
+        let taken = |spec: &Spec<Id>| {
+            let short = spec.short.map(char::from);
+            (Some(spec.long), short, spec.takes == Takes::Value)
+        };
+        for spec in SPECS {
+            let old = matches!(spec.id, Id::NoHostLoopback | Id::CreateSandbox);
+            assert_eq!(defined.contains(&taken(spec)), !old, "--{}", spec.long);
+        }
+        assert_eq!(defined.len(), HELP.len());
     }
 }
