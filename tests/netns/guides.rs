@@ -9,13 +9,19 @@ use crate::harness::{Finished, World, gw_binary, require};
 
 /// The script `name` of the page `page`.
 #[track_caller]
-fn script(page: &str, name: &str) -> String {
+pub(crate) fn script(page: &str, name: &str) -> String {
+    block(page, name, "sh")
+}
+
+/// The block `name` of the page `page`, of which the language is `language`.
+#[track_caller]
+pub(crate) fn block(page: &str, name: &str, language: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("docs/guides")
         .join(page);
     let text = std::fs::read_to_string(&path).expect("the page");
-    let marked = text.split_once(&format!("<!-- test: {name} -->\n```sh\n"));
-    let (_, rest) = marked.unwrap_or_else(|| panic!("no script {name} in {}", path.display()));
+    let marked = text.split_once(&format!("<!-- test: {name} -->\n```{language}\n"));
+    let (_, rest) = marked.unwrap_or_else(|| panic!("no block {name} in {}", path.display()));
     let (script, _) = rest.split_once("\n```\n").expect("the end of a block");
     format!("{script}\n")
 }

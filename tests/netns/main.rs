@@ -20,6 +20,7 @@ mod kernel;
 mod lifecycle;
 mod neighbour;
 mod podman;
+mod podman_guide;
 mod rootlesskit;
 mod run;
 mod slirp4netns;

@@ -194,7 +194,7 @@ Addresses:
 
 Descriptors:
 To --ready-fd the byte '1' is written, then it is closed, when traffic flows, the API socket
-listens, and everything is given up that is to be. Only the end of --exit-fd counts, not what is
+listens, and sandbox and seccomp are in force. Only the end of --exit-fd counts, not what is
 written to it; without it, a signal ends the program.
 
 API socket:
@@ -270,7 +270,7 @@ pub fn slirp4netns_command() -> Command {
     });
     Command::new("slirp4netns")
         .version(env!("CARGO_PKG_VERSION"))
-        .about(ABOUT)
+        .about("Stands in for slirp4netns: connects a network namespace to the network")
         .override_usage(format!("gw {SYNOPSIS}\n       {SYNOPSIS}"))
         .after_long_help(MANUAL)
         .disable_help_flag(true)

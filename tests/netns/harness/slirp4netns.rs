@@ -28,6 +28,9 @@ pub(crate) fn slirp4netns_binary() -> PathBuf {
     std::env::var_os("SLIRP4NETNS_BIN").map_or_else(gw_binary, PathBuf::from)
 }
 
+/// The Debian package's link to `gw`; see [`World::install_package`].
+pub(crate) const PACKAGED: &str = "/usr/libexec/gw/slirp4netns";
+
 impl Slirp4netns {
     fn folder(self) -> &'static str {
         match self {
@@ -68,6 +71,25 @@ impl World {
             binary = program.binary().display(),
         ));
         format!("{folder}/slirp4netns")
+    }
+
+    /// Puts the program where the Debian package has it: `gw` in /usr/bin, and
+    /// [`PACKAGED`]. Only root can.
+    pub(crate) fn install_package(&self) {
+        self.outer.ok(&format!(
+            "set -e
+            for dir in bin libexec; do
+                mkdir -p /run/.etc/usr/$dir/upper /run/.etc/usr/$dir/work
+                mount -t overlay -o lowerdir=/usr/$dir \\
+                    -o upperdir=/run/.etc/usr/$dir/upper,workdir=/run/.etc/usr/$dir/work \\
+                    overlay /usr/$dir
+            done
+            touch /usr/bin/gw
+            mount --bind {gw} /usr/bin/gw
+            mkdir -p /usr/libexec/gw
+            ln -s ../../bin/gw {PACKAGED}",
+            gw = slirp4netns_binary().display(),
+        ));
     }
 
     /// Makes the tests' Python helpers readable to everybody in the world.
