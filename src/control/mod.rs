@@ -22,7 +22,6 @@ pub mod proto;
 pub mod slirp4netns;
 pub mod socket;
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -153,9 +152,4 @@ async fn finish(mut stream: UnixStream) {
     };
     // However it ends, the connection is closed now.
     let _ = timeout(LINGER, drain).await;
-}
-
-/// The address in the form without IPv6 around an IPv4 one.
-fn canonical(addr: IpAddr) -> IpAddr {
-    addr.to_canonical()
 }

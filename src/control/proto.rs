@@ -157,10 +157,13 @@ pub struct FlowFilter {
     /// Of this protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<FlowProtocol>,
-    /// With this address on either side.
+    /// Begun by this side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<FlowDirection>,
+    /// With this address on any side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addr: Option<IpAddr>,
-    /// With this port on either side.
+    /// With this port on any side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
@@ -172,17 +175,20 @@ impl FlowFilter {
         *self == Self::default()
     }
 
-    /// True for a flow of `protocol` between these ends.
+    /// True for a flow that is wanted.
     #[must_use]
-    pub fn matches(&self, protocol: FlowProtocol, ends: [SocketAddr; 2]) -> bool {
-        self.protocol.is_none_or(|wanted| wanted == protocol)
+    pub fn matches(&self, flow: &Flow) -> bool {
+        let ends = [Some(flow.guest), Some(flow.remote), flow.peer];
+        let any = |wanted: &dyn Fn(SocketAddr) -> bool| ends.into_iter().flatten().any(wanted);
+        self.protocol.is_none_or(|wanted| flow.protocol == wanted)
+            && self.direction.is_none_or(|wanted| flow.direction == wanted)
             && self.addr.is_none_or(|wanted| {
-                let wanted = super::canonical(wanted);
-                ends.iter().any(|end| super::canonical(end.ip()) == wanted)
+                let wanted = wanted.to_canonical();
+                any(&|end| end.ip().to_canonical() == wanted)
             })
             && self
                 .port
-                .is_none_or(|wanted| ends.iter().any(|end| end.port() == wanted))
+                .is_none_or(|wanted| any(&|end| end.port() == wanted))
     }
 }
 
@@ -194,8 +200,28 @@ pub enum FlowProtocol {
     Tcp,
     /// UDP.
     Udp,
-    /// ICMP or ICMPv6 echo; ports are 0.
-    Echo,
+}
+
+/// Which side began a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowDirection {
+    /// The guest.
+    Outbound,
+    /// A client of a forward.
+    Inbound,
+}
+
+/// How far a flow is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowState {
+    /// The other side has not answered yet.
+    Connecting,
+    /// Data go both ways.
+    Open,
+    /// One direction has closed.
+    HalfClosed,
 }
 
 /// How much is logged.
@@ -330,12 +356,26 @@ pub struct Flow {
     pub id: FlowId,
     /// Its protocol.
     pub protocol: FlowProtocol,
+    /// Which side began it.
+    pub direction: FlowDirection,
+    /// How far it is.
+    pub state: FlowState,
     /// The guest's end.
     pub guest: SocketAddr,
-    /// The other end, as the guest names it.
+    /// The other end, as the guest sees it. The guest's own UDP flows lead to
+    /// anybody: the last one that it sent to.
     pub remote: SocketAddr,
-    /// Where it is in its life.
-    pub state: String,
+    /// The other end, as the host sees it; none for a unix socket, and before a
+    /// host has answered.
+    pub peer: Option<SocketAddr>,
+    /// Payload bytes that the guest was sent.
+    pub to_guest: u64,
+    /// Payload bytes that the guest has sent.
+    pub from_guest: u64,
+    /// Since it began.
+    pub age_seconds: u64,
+    /// Since something last moved.
+    pub idle_seconds: u64,
 }
 
 /// A DHCP lease.

@@ -10,17 +10,21 @@ use tokio::sync::mpsc;
 use super::{Gateway, StopReason};
 use crate::config::{Config, IcmpPolicy};
 use crate::control::proto::{
-    Again, Cursor, FlowCounts, ForwardRef, Hello, Host, Lease, LogLevel, MAX_PAGE, Memory, Network,
-    PROTOCOL, Statistics,
+    Again, Cursor, Flow, FlowCounts, FlowDirection, FlowFilter, FlowId, FlowProtocol, FlowState,
+    ForwardRef, Hello, Host, Lease, LogLevel, MAX_PAGE, Memory, Network, PROTOCOL, Statistics,
 };
 use crate::control::{Command, Reply, Request, RequestError, Servers, SocketError};
 use crate::forward::{ForwardError, ForwardId, ForwardInfo, ForwardSpec, Origin, Outcome};
-use crate::policy::HostLoopback;
+use crate::policy::{HostLoopback, Protocol};
 use crate::services::dns::{DnsError, HostRemoval};
-use crate::slirp::DropReason;
+use crate::slirp::{self, DropReason};
 
 /// Commands done before frames get their turn.
 pub(super) const COMMANDS_PER_TURN: usize = 4;
+
+/// Flows looked at for one page. Each TCP flow costs a system call, and the data
+/// path waits meanwhile: a millisecond in all.
+const MAX_EXAMINED: usize = 2000;
 
 /// Sets how much is logged.
 pub type SetLogLevel = Box<dyn Fn(LogLevel) -> Result<(), String>>;
@@ -108,9 +112,12 @@ impl Gateway {
             Request::HostAdd { name, addr } => self.add_host(&name, addr),
             Request::HostRemove { name, addr } => self.remove_host(&name, addr),
             Request::HostList { after, limit } => self.list_hosts(after, limit),
-            Request::FlowList { .. } | Request::FlowClose { .. } => Err(RequestError::Refused(
-                "flows cannot be listed yet".to_owned(),
-            )),
+            Request::FlowList {
+                filter,
+                after,
+                limit,
+            } => self.list_flows(&filter, after, limit),
+            Request::FlowClose { id } => self.close_flow(id),
             Request::Leases {} => Ok(self.leases()),
             Request::Statistics {} => self.statistics(),
             Request::Log { level } => self.set_log_level(level),
@@ -214,6 +221,48 @@ impl Gateway {
         Ok(Reply::Hosts { hosts, next })
     }
 
+    /// Looks at a part of the flows; where few match, the page is a short one.
+    fn list_flows(
+        &self,
+        filter: &FlowFilter,
+        after: Option<Cursor>,
+        limit: Option<u32>,
+    ) -> Result<Reply, RequestError> {
+        let after: Option<slirp::FlowId> = after
+            .map(|cursor| cursor.0.parse().map_err(|_| no_place(&cursor)))
+            .transpose()?;
+        let limit = page_size(limit);
+        let mut rest = self.slirp.flows_after(after);
+        let mut flows = Vec::new();
+        let mut last = None;
+        for info in rest.by_ref().take(MAX_EXAMINED) {
+            last = Some(info.id);
+            if let Some(flow) = flow(&info).filter(|flow| filter.matches(flow)) {
+                flows.push(flow);
+            }
+            if flows.len() == limit {
+                break;
+            }
+        }
+        let next = last.filter(|_| rest.next().is_some());
+        let next = next.map(|id| Cursor(id.to_string()));
+        Ok(Reply::Flows { flows, next })
+    }
+
+    fn close_flow(&mut self, id: FlowId) -> Result<Reply, RequestError> {
+        let text = String::from(id);
+        let known = text
+            .parse()
+            .is_ok_and(|id: slirp::FlowId| self.slirp.close_flow(id));
+        if known {
+            Ok(Reply::Done {})
+        } else {
+            Err(RequestError::NotFound(format!(
+                "there is no flow {text}, or not any more; the list of flows says which there are"
+            )))
+        }
+    }
+
     fn leases(&self) -> Reply {
         let now = Instant::now();
         let services = self.services.borrow();
@@ -310,8 +359,7 @@ fn page<T>(
     limit: Option<u32>,
     place: impl Fn(&T) -> String,
 ) -> (Vec<T>, Option<Cursor>) {
-    let limit = limit.and_then(|limit| usize::try_from(limit).ok());
-    let limit = limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
+    let limit = page_size(limit);
     // One more, to know whether there is one.
     let mut entries: Vec<T> = rest.take(limit + 1).collect();
     if entries.len() <= limit {
@@ -320,6 +368,40 @@ fn page<T>(
     entries.truncate(limit);
     let next = entries.last().map(|last| Cursor(place(last)));
     (entries, next)
+}
+
+/// Entries of a page, when so many are wanted.
+fn page_size(limit: Option<u32>) -> usize {
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+    limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE)
+}
+
+/// `None` for protocols that are not listed.
+fn flow(info: &slirp::FlowInfo) -> Option<Flow> {
+    Some(Flow {
+        id: FlowId::try_from(info.id.to_string()).ok()?,
+        protocol: match info.protocol {
+            Protocol::Tcp => FlowProtocol::Tcp,
+            Protocol::Udp => FlowProtocol::Udp,
+            Protocol::Echo => return None,
+        },
+        direction: match info.direction {
+            slirp::Direction::Outbound => FlowDirection::Outbound,
+            slirp::Direction::Inbound => FlowDirection::Inbound,
+        },
+        state: match info.state {
+            slirp::FlowState::Connecting => FlowState::Connecting,
+            slirp::FlowState::Open => FlowState::Open,
+            slirp::FlowState::HalfClosed => FlowState::HalfClosed,
+        },
+        guest: info.guest,
+        remote: info.remote,
+        peer: info.peer,
+        to_guest: info.to_guest,
+        from_guest: info.from_guest,
+        age_seconds: info.age.as_secs(),
+        idle_seconds: info.idle.as_secs(),
+    })
 }
 
 /// `TableFull` is `table_full`.

@@ -187,9 +187,15 @@ impl<T> Slots<T> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
+        self.iter_from(0)
+    }
+
+    /// As [`Slots::iter`], from the place `first` on.
+    pub(crate) fn iter_from(&self, first: usize) -> impl Iterator<Item = (Token, &T)> {
         self.slots
             .iter()
             .enumerate()
+            .skip(first)
             .filter_map(|(index, (generation, value))| {
                 Some((Token::new(self.table, index, *generation), value.as_ref()?))
             })

@@ -353,11 +353,27 @@ impl Slirp {
     /// A system call for each of those, during which nothing is carried.
     #[must_use]
     pub fn flow_list(&self) -> Vec<FlowInfo> {
+        self.flows_after(None).collect()
+    }
+
+    /// As [`Slirp::flow_list`], one by one, those behind `after` in its order.
+    /// That flow may have gone. What stays is listed once, whatever comes and
+    /// goes between two calls.
+    pub fn flows_after(&self, after: Option<FlowId>) -> impl Iterator<Item = FlowInfo> {
+        const NONE: usize = usize::MAX;
+        let first = after.map(|id| (id.token().table(), id.token().index() + 1));
+        let (tcp, client, udp) = match first {
+            None => (0, 0, 0),
+            Some((Table::Tcp, first)) => (first, 0, 0),
+            Some((Table::Client, first)) => (NONE, first, 0),
+            Some((Table::Udp, first)) => (NONE, NONE, first),
+            Some((Table::Driver | Table::Echo | Table::Listener, _)) => (NONE, NONE, NONE),
+        };
         let (core, now) = (&self.core, self.core.now);
-        let tcp = self.tcp.list(now);
-        tcp.chain(self.inbound.list(now))
-            .chain(self.udp.list(core))
-            .collect()
+        self.tcp
+            .list(tcp, now)
+            .chain(self.inbound.list(client, now))
+            .chain(self.udp.list(udp, core))
     }
 
     /// Ends a flow: TCP with a reset on both sides, UDP by forgetting it. False

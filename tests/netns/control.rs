@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::peer::tcp_server;
 use crate::harness::{
-    Finished, GATEWAY4, Gw, Launch, PATIENCE, REMOTE4, World, eventually, gw_binary,
+    Finished, GATEWAY4, GUEST4, Gw, Launch, PATIENCE, REMOTE4, World, eventually, gw_binary,
 };
 
 /// Where the gateways of these tests have their control socket.
@@ -177,12 +177,10 @@ fn mistakes_have_remedies() {
     missing.says("no gateway was started with --control /run/none");
     world.outer.ok("echo x > /run/file");
     at("/run/file", &["info"]).failure().says("is no socket");
-    let _other = world
-        .outer
-        .spawn("socat UNIX-LISTEN:/run/other,fork EXEC:'echo hello'");
-    world
-        .outer
-        .sh("timeout 5 sh -c 'until test -S /run/other; do sleep 0.05; done'");
+    let _other = world.outer.serve(
+        "l = socket(AF_UNIX); l.bind('/run/other'); l.listen(1); ready()
+s, _ = l.accept(); read_line(s); s.sendall(b'hello\\n'); sys.stdin.readline()",
+    );
     at("/run/other", &["info"])
         .failure()
         .says("does not answer as gw does");
@@ -314,6 +312,101 @@ fn statistics_count() {
     assert_eq!(stats["memory"]["budget"], 256 << 20);
     let shown = ctl(&world, &["stats"]).success().stdout;
     assert!(shown.contains("of 268435456 bytes"), "{shown}");
+}
+
+#[test]
+fn flows_are_listed_and_closed() {
+    let world = World::new();
+    let _remote = tcp_server(&world.remote, 7000);
+    let _inside = tcp_server(&world.guest, 7100);
+    let _gw = attach(&world);
+    ctl(&world, &["forward", "add", "8080:7100"]).success();
+    let hold = |at: &str, port: u16| {
+        format!(
+            "s = connect('{at}', {port}); s.sendall(b'echo\\nx'); s.recv(1); ready()
+print(outcome(lambda: s.recv(1)))"
+        )
+    };
+    let mut out = world.guest.serve(&hold(REMOTE4, 7000));
+    let mut inbound = world.outer.serve(&hold("127.0.0.1", 8080));
+    let list = |options: &[&str]| -> Vec<serde_json::Value> {
+        let arguments = [&["--json", "flows"], options].concat();
+        let json = ctl(&world, &arguments).success().stdout;
+        let pages = json.lines().map(|page| {
+            let page: serde_json::Value = serde_json::from_str(page).expect("JSON");
+            page["flows"].as_array().expect("a list").clone()
+        });
+        pages.flatten().collect()
+    };
+    let all = list(&["--protocol", "tcp"]);
+    assert_eq!(all.len(), 2, "{all:?}");
+    let mine = list(&[
+        "--direction",
+        "outbound",
+        "--addr",
+        REMOTE4,
+        "--port",
+        "7000",
+    ]);
+    assert_eq!(mine.len(), 1, "{mine:?}");
+    assert_eq!(mine[0]["remote"], format!("{REMOTE4}:7000"));
+    assert_eq!(
+        (&mine[0]["to_guest"], &mine[0]["from_guest"]),
+        (&1.into(), &6.into())
+    );
+    let clients = list(&["--direction", "inbound"]);
+    assert_eq!(clients.len(), 1, "{clients:?}");
+    assert_eq!(clients[0]["guest"], format!("{GUEST4}:7100"));
+    assert!(list(&["--port", "7001"]).is_empty());
+    assert_eq!(list(&["--limit", "1"]).len(), 1);
+    let table = ctl(&world, &["flows"]).success().stdout;
+    assert!(table.contains(&format!("{REMOTE4}:7000")), "{table}");
+
+    let ids: Vec<&str> = all
+        .iter()
+        .map(|f| f["id"].as_str().expect("an id"))
+        .collect();
+    ctl(&world, &["flows", "close", ids[0], ids[1]]).success();
+    out.wait_line("ECONNRESET");
+    inbound.wait_line("ECONNRESET");
+    ctl(&world, &["flows", "close", ids[0]])
+        .failure()
+        .says("there is no flow");
+}
+
+#[test]
+fn many_flows_are_told_page_by_page() {
+    let world = World::new();
+    let _server = tcp_server(&world.remote, 7000);
+    let _gw = attach(&world);
+    let mut crowd = world.guest.serve(&format!(
+        "raise_limits(); held = [connect({REMOTE4:?}, 7000) for i in range(2100)]; ready()
+sys.stdin.readline()"
+    ));
+    world.outer.py(&client(
+        r#"
+s = control()
+def pages(**options):
+    after = {}
+    while True:
+        page = ask(s, "flow_list", **after, **options)
+        yield page["flows"]
+        if page["next"] is None:
+            return
+        after = {"after": page["next"]}
+tcp = [f["guest"] for p in pages(filter={"protocol": "tcp"}) for f in p]
+assert len(tcp) == len(set(tcp)) == 2100, len(tcp)
+small = [f for p in pages(limit=50) for f in p]
+assert len(small) >= 2100
+last = tcp[-1].split(":")[1]
+found = [p for p in pages(filter={"port": int(last)})]
+assert [f["guest"] for p in found for f in p] == [tcp[-1]], found
+assert code([ask(s, "flow_list", after="?")]) == ["bad_request"]
+assert code([ask(s, "flow_close", id="ffffffffffffffff")]) == ["not_found"]
+"#,
+    ));
+    crowd.write(b"\n");
+    crowd.done();
 }
 
 #[test]

@@ -98,6 +98,21 @@ fn datagrams_are_listed_and_can_be_forgotten() {
     assert_eq!((flow.guest, flow.remote), (seen.to, seen.from));
     assert_eq!(flow.peer, Some(client.local_addr().unwrap()));
     assert_eq!((flow.to_guest, flow.from_guest), (8, 6));
+    // Page by page: TCP comes before, nothing behind.
+    let host = Host::listen();
+    Raw::new(40_000, host.gateway()).open(&mut world);
+    let all = world.slirp.flow_list();
+    let behind = |id| world.slirp.flows_after(Some(id)).collect::<Vec<_>>();
+    assert_eq!(all.len(), 2);
+    assert_eq!(all[0].protocol, Protocol::Tcp);
+    assert_eq!(behind(all[0].id), all[1..]);
+    assert_eq!(behind(all[1].id), []);
+    for nothing in ["0", "1000000000000", "ffffffffffffffff"] {
+        let behind = behind(nothing.parse().unwrap());
+        assert!(behind.len() <= 1, "{behind:?}");
+    }
+    assert!(world.slirp.close_flow(all[0].id));
+    world.settle();
     assert!(world.slirp.close_flow(flow.id));
     assert!(!world.slirp.close_flow(flow.id));
     world.assert_clean();

@@ -17,7 +17,7 @@ use super::Exit;
 use super::messages::{print_failure, print_remedy};
 use super::values;
 use crate::control::proto::{
-    Cursor, FlowFilter, FlowId, FlowProtocol, ForwardRef, LogLevel, Reply, Request,
+    Cursor, FlowDirection, FlowFilter, FlowId, FlowProtocol, ForwardRef, LogLevel, Reply, Request,
 };
 use crate::forward::spec::{Expose, Publish};
 use crate::forward::{ForwardId, ForwardSpec};
@@ -131,10 +131,13 @@ struct FlowsArgs {
     /// Only these
     #[arg(long, value_enum)]
     protocol: Option<Protocol>,
-    /// Only those with this address on either side
+    /// Only these
+    #[arg(long, value_enum)]
+    direction: Option<Direction>,
+    /// Only those with this address on any side
     #[arg(long)]
     addr: Option<IpAddr>,
-    /// Only those with this port on either side
+    /// Only those with this port on any side
     #[arg(long)]
     port: Option<u16>,
 }
@@ -143,7 +146,14 @@ struct FlowsArgs {
 enum Protocol {
     Tcp,
     Udp,
-    Echo,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Direction {
+    /// Begun by the guest
+    Outbound,
+    /// Begun by a client of a forward
+    Inbound,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -161,7 +171,15 @@ impl From<Protocol> for FlowProtocol {
         match protocol {
             Protocol::Tcp => Self::Tcp,
             Protocol::Udp => Self::Udp,
-            Protocol::Echo => Self::Echo,
+        }
+    }
+}
+
+impl From<Direction> for FlowDirection {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Outbound => Self::Outbound,
+            Direction::Inbound => Self::Inbound,
         }
     }
 }
@@ -255,6 +273,7 @@ fn task(verb: &Verb) -> Result<Task, String> {
         Verb::Flows { verb: None, list } => {
             let filter = FlowFilter {
                 protocol: list.protocol.map(Into::into),
+                direction: list.direction.map(Into::into),
                 addr: list.addr,
                 port: list.port,
             };

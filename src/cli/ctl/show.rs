@@ -4,7 +4,8 @@ use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use comfy_table::{CellAlignment, Table};
 
 use crate::control::proto::{
-    Flow, FlowProtocol, Forward, Hello, Host, Lease, Network, Reply, Statistics, Traffic,
+    Flow, FlowDirection, FlowProtocol, FlowState, Forward, Hello, Host, Lease, Network, Reply,
+    Statistics, Traffic,
 };
 use crate::forward::ForwardSpec;
 
@@ -79,24 +80,63 @@ fn hosts_table(hosts: &[Host], style: Style) -> String {
 }
 
 fn flows_table(flows: &[Flow], style: Style) -> String {
-    let mut table = table(style, ["ID", "Protocol", "Guest", "Remote", "State"], &[0]);
+    let header = [
+        "ID",
+        "Protocol",
+        "Guest",
+        "",
+        "Remote",
+        "State",
+        "To guest",
+        "From guest",
+        "Age",
+        "Idle",
+    ];
+    let mut table = table(style, header, &[0, 6, 7, 8, 9]);
     for flow in flows {
         table.add_row([
             String::from(flow.id),
             protocol(flow.protocol).to_owned(),
             flow.guest.to_string(),
-            flow.remote.to_string(),
-            flow.state.clone(),
+            arrow(flow.direction).to_owned(),
+            remote(flow),
+            state(flow.state).to_owned(),
+            flow.to_guest.to_string(),
+            flow.from_guest.to_string(),
+            duration(flow.age_seconds),
+            duration(flow.idle_seconds),
         ]);
     }
     table.to_string()
+}
+
+/// As the guest sees it, and as the host does where that differs.
+fn remote(flow: &Flow) -> String {
+    match flow.peer {
+        Some(peer) if peer != flow.remote => format!("{} ({peer})", flow.remote),
+        _ => flow.remote.to_string(),
+    }
+}
+
+const fn arrow(direction: FlowDirection) -> &'static str {
+    match direction {
+        FlowDirection::Outbound => "->",
+        FlowDirection::Inbound => "<-",
+    }
+}
+
+const fn state(state: FlowState) -> &'static str {
+    match state {
+        FlowState::Connecting => "connecting",
+        FlowState::Open => "open",
+        FlowState::HalfClosed => "half closed",
+    }
 }
 
 const fn protocol(protocol: FlowProtocol) -> &'static str {
     match protocol {
         FlowProtocol::Tcp => "TCP",
         FlowProtocol::Udp => "UDP",
-        FlowProtocol::Echo => "echo",
     }
 }
 
@@ -220,20 +260,33 @@ mod tests {
                 id: FlowId(0x1_0000_0000_0007),
                 protocol: FlowProtocol::Tcp,
                 guest: "10.0.2.100:40000".parse().expect("an address"),
-                remote: "[2001:db8::1]:80".parse().expect("an address"),
-                state: "open".to_owned(),
+                remote: "10.0.2.2:80".parse().expect("an address"),
+                peer: Some("127.0.0.1:80".parse().expect("an address")),
+                direction: FlowDirection::Outbound,
+                state: FlowState::HalfClosed,
+                to_guest: 1234,
+                from_guest: 567,
+                age_seconds: 61,
+                idle_seconds: 0,
             }],
             next: Some(Cursor("7".to_owned())),
         };
         let table = text(&flows, Style::Plain).expect("a table");
-        for part in [
+        let cells = [
             "1000000000007",
             "TCP",
             "10.0.2.100:40000",
-            "[2001:db8::1]:80",
-        ] {
-            assert!(table.contains(part), "{table}");
-        }
+            "->",
+            "10.0.2.2:80 (127.0.0.1:80)",
+            "half closed",
+            "1234",
+            "567",
+            "1 min 1 s",
+            "0 s",
+        ];
+        let row = table.lines().last().expect("a row");
+        let shown: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(shown, cells, "{table}");
         let statistics = Reply::Statistics(Box::new(Statistics {
             uptime_seconds: 61,
             flows: FlowCounts { tcp: 2, udp: 1 },

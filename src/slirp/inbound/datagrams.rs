@@ -336,9 +336,9 @@ impl Clients {
         }
     }
 
-    /// What flows there are.
-    pub(super) fn list(&self, now: Instant) -> impl Iterator<Item = FlowInfo> {
-        let flows = self.flows.iter();
+    /// What flows there are from the place `first` on.
+    pub(super) fn list(&self, first: usize, now: Instant) -> impl Iterator<Item = FlowInfo> {
+        let flows = self.flows.iter_from(first);
         flows.map(move |(token, flow)| FlowInfo {
             id: token.into(),
             protocol: Protocol::Udp,

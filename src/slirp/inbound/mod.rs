@@ -270,9 +270,9 @@ impl Inbound {
         }
     }
 
-    /// What clients of UDP listeners there are.
-    pub(crate) fn list(&self, now: Instant) -> impl Iterator<Item = FlowInfo> {
-        self.clients.list(now)
+    /// What clients of UDP listeners there are from the place `first` on.
+    pub(crate) fn list(&self, first: usize, now: Instant) -> impl Iterator<Item = FlowInfo> {
+        self.clients.list(first, now)
     }
 
     /// Forgets a client of a UDP listener. False when there is none.

@@ -11,9 +11,9 @@ use super::{Flow, Phase, Tcp};
 use crate::policy::Protocol;
 
 impl Tcp {
-    /// What flows there are, at most [`MAX_LISTED`].
-    pub(crate) fn list(&self, now: Instant) -> impl Iterator<Item = FlowInfo> {
-        let flows = self.flows.iter().take(MAX_LISTED);
+    /// What flows there are from the place `first` on, at most [`MAX_LISTED`].
+    pub(crate) fn list(&self, first: usize, now: Instant) -> impl Iterator<Item = FlowInfo> {
+        let flows = self.flows.iter_from(first).take(MAX_LISTED);
         flows.map(move |(token, flow)| flow.info(token, now))
     }
 

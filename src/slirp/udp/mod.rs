@@ -407,9 +407,9 @@ impl Udp {
         }
     }
 
-    /// What flows there are.
-    pub(crate) fn list(&self, core: &Core) -> impl Iterator<Item = FlowInfo> {
-        let flows = self.flows.iter();
+    /// What flows there are from the place `first` on.
+    pub(crate) fn list(&self, first: usize, core: &Core) -> impl Iterator<Item = FlowInfo> {
+        let flows = self.flows.iter_from(first);
         flows.map(|(token, flow)| FlowInfo {
             id: token.into(),
             protocol: Protocol::Udp,
