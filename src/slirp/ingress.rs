@@ -61,7 +61,7 @@ impl Slirp {
         mac == self.core.plan.gateway_mac || !mac.is_unicast()
     }
 
-    /// True for what [`Local::frame`] answers: neighbour and router discovery,
+    /// True for what [`Local::frame`](super::Local::frame) answers: neighbour and router discovery,
     /// DHCP for IPv4 and IPv6.
     fn is_local(&self, ip: &IpPacket, frame: &[u8]) -> bool {
         /// Router solicitation to redirect (RFC 4861).
