@@ -37,6 +37,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Accepts clients for ever.
 pub(super) async fn serve(listener: UnixListener, asker: Asker) {
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let mut warned = false;
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -53,7 +54,14 @@ pub(super) async fn serve(listener: UnixListener, asker: Asker) {
             Err(why) => Err(why),
         };
         match place {
-            Err(why) => turn_away(stream, why),
+            Err(why) => {
+                if matches!(why, RequestError::NotAllowed { .. }) && !warned {
+                    // Once: they could fill the log.
+                    warned = true;
+                    tracing::warn!("a control client was turned away: {why}");
+                }
+                turn_away(stream, why);
+            }
             Ok(place) => {
                 let asker = asker.clone();
                 tokio::task::spawn_local(async move {
@@ -75,10 +83,6 @@ fn allowed(stream: &UnixStream) -> Result<(), RequestError> {
     if client == ours || client == 0 {
         Ok(())
     } else {
-        tracing::warn!(
-            client,
-            "a user who may not was turned away from the control socket"
-        );
         Err(RequestError::NotAllowed { client, ours })
     }
 }

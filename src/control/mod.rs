@@ -17,7 +17,6 @@
 //! Who may ask: this user and root. The file of a socket is made with mode 0600
 //! ([`socket`]).
 
-mod json;
 pub mod lines;
 pub mod proto;
 pub mod slirp4netns;

@@ -23,28 +23,30 @@
 //! id, and go away together. Forwards of unix sockets, and those from the guest
 //! to the host, have no form here and are left out.
 //!
-//! Who may ask is whom the file of the socket lets connect, as there; it is made
-//! for its owner alone.
+//! Who may ask is whom the file of the socket lets connect, as there: its mode is
+//! 0755 less the umask, and connecting takes the right to write.
+
+mod request;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::json::Unambiguous;
+pub use self::request::Guests;
+use self::request::{Execute, Problem, parse, value};
 use super::proto::{Again, ForwardRef, MAX_PAGE, Reply, Request, RequestError};
 use super::{Asker, finish, write};
-use crate::forward::spec::{Publish, PublishAt};
-use crate::forward::{ForwardId, ForwardSpec};
-use crate::policy::{PortRange, Protocol};
+use crate::forward::{ForwardId, ForwardSpec, Publish, PublishAt};
+use crate::policy::Protocol;
 
 /// Bytes that a request must stay below.
 const MAX_REQUEST: usize = 4096;
@@ -60,23 +62,6 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Entries of `list_hostfwd`. What is beyond is left out, and logged.
 const MAX_ENTRIES: usize = 4096;
-
-/// Where the guest is, unless a request says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Guests {
-    /// Its IPv4 address.
-    pub v4: Option<Ipv4Addr>,
-    /// Its IPv6 address.
-    pub v6: Option<Ipv6Addr>,
-}
-
-impl Guests {
-    /// The address that clients are led to. The IPv4 one, of IPv6 clients too:
-    /// its IPv6 address the guest may have chosen itself.
-    fn default_addr(&self) -> Option<IpAddr> {
-        self.v4.map(IpAddr::V4).or(self.v6.map(IpAddr::V6))
-    }
-}
 
 /// Accepts clients for ever.
 pub(super) async fn serve(listener: UnixListener, asker: Asker, guests: Rc<Guests>) {
@@ -121,46 +106,6 @@ async fn client(mut stream: UnixStream, asker: &Asker, guests: &Guests) -> io::R
     Ok(())
 }
 
-/// Why a request is not done. The texts are slirp4netns's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
-    /// Not JSON, or not all of it.
-    #[error("bad request: cannot parse JSON")]
-    NotJson,
-    /// JSON, but no object.
-    #[error("bad request: json_object() failed")]
-    NotAnObject,
-    /// No `execute`, or none that is a string.
-    #[error("bad request: no execute found")]
-    NoExecute,
-    /// An `execute` that is not known.
-    #[error("bad request: unknown execute")]
-    UnknownExecute,
-    /// 4096 bytes or more.
-    #[error("bad request: too large message")]
-    TooLarge,
-    /// An argument of `add_hostfwd`.
-    #[error("bad request: add_hostfwd: bad arguments.{0}")]
-    BadArgument(&'static str),
-    /// The port cannot be forwarded; the log says why.
-    #[error("bad request: add_hostfwd: slirp_add_hostfwd failed")]
-    NotAdded,
-    /// No forward of that id.
-    #[error("bad request: remove_hostfwd: bad arguments.id")]
-    BadId,
-}
-
-/// What a client asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Execute {
-    /// `add_hostfwd`.
-    Add(Publish),
-    /// `list_hostfwd`.
-    List,
-    /// `remove_hostfwd`.
-    Remove(ForwardId),
-}
-
 /// Reads a request. `Ok(Err(_))`: there is none.
 async fn read(stream: &mut UnixStream) -> io::Result<Result<Value, Problem>> {
     let deadline = Instant::now() + DEADLINE;
@@ -182,100 +127,6 @@ async fn read(stream: &mut UnixStream) -> io::Result<Result<Value, Problem>> {
             return Ok(Err(Problem::NotJson));
         }
     }
-}
-
-/// The first JSON value in `bytes`; `None` when more may complete it. What is
-/// behind it is ignored.
-fn value(bytes: &[u8]) -> Option<Result<Value, Problem>> {
-    match serde_json::Deserializer::from_slice(bytes)
-        .into_iter::<Unambiguous>()
-        .next()?
-    {
-        Ok(Unambiguous(value)) => Some(Ok(value)),
-        Err(error) if error.is_eof() => None,
-        Err(_) => Some(Err(Problem::NotJson)),
-    }
-}
-
-/// Makes sense of a request.
-///
-/// # Errors
-/// [`Problem`].
-pub fn parse(request: &Value, guests: &Guests) -> Result<Execute, Problem> {
-    let request = request.as_object().ok_or(Problem::NotAnObject)?;
-    let execute = request.get("execute").and_then(Value::as_str);
-    let arguments = request.get("arguments").and_then(Value::as_object);
-    match execute.ok_or(Problem::NoExecute)? {
-        "add_hostfwd" => parse_add(arguments.unwrap_or(&Map::new()), guests).map(Execute::Add),
-        "list_hostfwd" => Ok(Execute::List),
-        "remove_hostfwd" => arguments
-            .and_then(|arguments| id(arguments.get("id")?))
-            .map(Execute::Remove)
-            .ok_or(Problem::BadId),
-        _ => Err(Problem::UnknownExecute),
-    }
-}
-
-fn parse_add(arguments: &Map<String, Value>, guests: &Guests) -> Result<Publish, Problem> {
-    let get = |name| arguments.get(name);
-    let protocol = match get("proto").and_then(Value::as_str) {
-        Some("tcp") => Protocol::Tcp,
-        Some("udp") => Protocol::Udp,
-        _ => return Err(Problem::BadArgument("proto")),
-    };
-    let host = addr(get("host_addr"))
-        .ok_or(Problem::BadArgument("host_addr"))?
-        .unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-    let host_port = port(get("host_port")).ok_or(Problem::BadArgument("host_port"))?;
-    let guest = addr(get("guest_addr"))
-        .ok_or(Problem::BadArgument("guest_addr"))?
-        .or(guests.default_addr());
-    let guest_port = port(get("guest_port")).ok_or(Problem::BadArgument("guest_port"))?;
-    let to = |guest| {
-        Publish::ports(
-            protocol,
-            Some(host),
-            PortRange::one(host_port),
-            guest,
-            PortRange::one(guest_port),
-        )
-    };
-    to(guest).map_err(|_| match to(None) {
-        Ok(_) => Problem::BadArgument("guest_addr"),
-        // No address to listen on, which slirp4netns learns from bind(2).
-        Err(_) => Problem::NotAdded,
-    })
-}
-
-/// An address, or none; `None` when it is neither.
-fn addr(value: Option<&Value>) -> Option<Option<IpAddr>> {
-    match value {
-        None | Some(Value::Null) => Some(None),
-        Some(Value::String(text)) if text.is_empty() => Some(None),
-        Some(Value::String(text)) => text.parse().ok().map(Some),
-        Some(_) => None,
-    }
-}
-
-fn port(value: Option<&Value>) -> Option<u16> {
-    let port = u16::try_from(whole(value?)?).ok()?;
-    (port > 0).then_some(port)
-}
-
-fn id(value: &Value) -> Option<ForwardId> {
-    let id = u32::try_from(whole(value)?).ok()?;
-    std::num::NonZeroU32::new(id).map(ForwardId)
-}
-
-/// A number without fraction: clients may write 80 as 80.0, for in JSON they are
-/// the same.
-fn whole(value: &Value) -> Option<u64> {
-    value.as_u64().or_else(|| {
-        let number = value.as_f64()?;
-        let fits = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
-        // Exact: a whole number of 32 bits, written without its fraction.
-        fits.then(|| format!("{number:.0}").parse().ok())?
-    })
 }
 
 async fn answer(request: &Value, asker: &Asker, guests: &Guests) -> Result<String, Problem> {

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
@@ -290,6 +291,19 @@ fn ranges_are_listed_port_by_port() {
 }
 
 proptest! {
+    #[test]
+    fn json_is_read_as_others_read_it(text in r#"(\[|\]|\{|\}|"[ab]"|:|,|-?[0-9.]{1,3}|true|null| ){0,12}"#) {
+        let bytes = text.as_bytes();
+        let theirs = serde_json::Deserializer::from_slice(bytes).into_iter::<Value>().next();
+        match (value(bytes), theirs) {
+            (Some(Ok(ours)), Some(Ok(theirs))) => prop_assert_eq!(ours, theirs),
+            // Not complete; or a member twice.
+            (None, Some(Err(error))) => prop_assert!(error.is_eof()),
+            (None, None) | (Some(Err(_)), _) => {}
+            (ours, theirs) => prop_assert!(false, "{ours:?}, {theirs:?}"),
+        }
+    }
+
     #[test]
     fn any_bytes_are_read(bytes: Vec<u8>) {
         fuzz(&bytes);

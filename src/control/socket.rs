@@ -86,14 +86,17 @@ pub fn bind_control(path: &Path) -> Result<Listening, SocketError> {
     if path.as_os_str().len() > MAX_PATH {
         return Err(SocketError::TooLong(path.to_owned()));
     }
-    match bind(path) {
+    let owners = Mode::S_IRUSR | Mode::S_IWUSR;
+    match bind(path, owners) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => remove_stale(path)?,
         result => return result.map_err(at(path)),
     }
-    bind(path).map_err(at(path))
+    bind(path, owners).map_err(at(path))
 }
 
-/// Makes slirp4netns's socket: whatever has the path makes way.
+/// Makes slirp4netns's socket: whatever has the path makes way. The file's mode
+/// is the one that slirp4netns's has with the usual umask; with another one,
+/// still nobody but the owner may connect.
 ///
 /// # Errors
 /// [`SocketError`].
@@ -103,7 +106,7 @@ pub fn bind_api(path: &Path) -> Result<Listening, SocketError> {
     }
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).map_err(at(path)),
-        _ => bind(path).map_err(at(path)),
+        _ => bind(path, Mode::from_bits_truncate(0o755)).map_err(at(path)),
     }
 }
 
@@ -112,9 +115,9 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> SocketError {
     move |source| SocketError::Io { path, source }
 }
 
-fn bind(path: &Path) -> io::Result<Listening> {
+fn bind(path: &Path, mode: Mode) -> io::Result<Listening> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    fchmod(socket.as_fd(), Mode::S_IRUSR | Mode::S_IWUSR)?;
+    fchmod(socket.as_fd(), mode)?;
     socket.set_nonblocking(true)?;
     let folder = open_folder(path)?;
     socket.bind(&SockAddr::unix(path)?)?;
@@ -215,10 +218,15 @@ mod tests {
     fn the_file_is_for_its_owner_only_and_goes_away() {
         in_runtime(|folder| {
             let path = folder.join("s");
-            for bind in [bind_control, bind_api] {
+            type Bind = fn(&Path) -> Result<Listening, SocketError>;
+            let binds: [(Bind, u32); 2] = [(bind_control, 0o600), (bind_api, 0o755)];
+            for (bind, expected) in binds {
                 let listening = bind(&path).expect("binds");
                 let mode = path.metadata().expect("there").permissions().mode();
-                assert_eq!(mode & 0o7777, 0o600);
+                // Less the umask of whoever runs the tests; to write is the
+                // owner's alone, and that is what connecting takes.
+                assert_eq!(mode & !expected & 0o7777, 0);
+                assert_eq!(mode & 0o722, 0o600 | (expected & 0o100 & mode));
                 UnixStream::connect(&path).expect("listens");
                 drop(listening);
                 assert!(!path.exists());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::io;
 use std::num::NonZeroU32;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use serde::{Deserialize, Serialize};
 
@@ -256,6 +257,13 @@ impl<L: Copy + Debug> Forwards<L> {
     /// All forwards, in the order in which they were added.
     pub fn list(&self) -> impl Iterator<Item = ForwardInfo> {
         self.entries.iter().map(|(&id, entry)| entry.info(id))
+    }
+
+    /// The same, from behind `after` on.
+    pub fn list_after(&self, after: Option<ForwardId>) -> impl Iterator<Item = ForwardInfo> {
+        let from = after.map_or(Unbounded, Excluded);
+        let rest = self.entries.range((from, Unbounded));
+        rest.map(|(&id, entry)| entry.info(id))
     }
 
     /// The sockets that were passed and that no forward has taken.

@@ -177,11 +177,7 @@ impl Gateway {
                     .map_err(|_| no_place(&cursor))
             })
             .transpose()?;
-        let rest = self
-            .ports
-            .table
-            .list()
-            .filter(|info| after.is_none_or(|after| info.id > after));
+        let rest = self.ports.table.list_after(after);
         let (forwards, next) = page(rest, limit, |info| info.id.to_string());
         let forwards = forwards.into_iter().map(listed).collect();
         Ok(Reply::Forwards { forwards, next })

@@ -67,13 +67,18 @@ fn deadly() -> io::Result<Rules> {
     let other = condition(0, SeccompCmpOp::Ne, PR_SET_NAME)?;
     rules.insert(libc::SYS_prctl, vec![other]);
     // Typing on the caller's terminal.
-    let typing = [libc::TIOCSTI, libc::TIOCLINUX]
+    let typing = [TIOCSTI, TIOCLINUX]
         .into_iter()
         .map(|request| condition(1, SeccompCmpOp::Eq, request))
         .collect::<io::Result<_>>()?;
     rules.insert(libc::SYS_ioctl, typing);
     Ok(rules)
 }
+
+/// Of `asm-generic/ioctls.h`, which holds wherever there are filters; C libraries
+/// differ in the type of theirs.
+const TIOCSTI: u64 = 0x5412;
+const TIOCLINUX: u64 = 0x541c;
 
 const PR_SET_NAME: u64 = libc::PR_SET_NAME.unsigned_abs() as u64;
 

@@ -7,7 +7,10 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{fstat, stat};
 use nix::unistd::{Gid, Uid, getegid, geteuid, getppid, setresgid, setresuid};
-use rustix::process::{Signal, parent_process_death_signal, set_parent_process_death_signal};
+use rustix::process::{
+    DumpableBehavior, Signal, parent_process_death_signal, set_dumpable_behavior,
+    set_parent_process_death_signal,
+};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
@@ -80,6 +83,9 @@ pub(super) fn give_up() -> Result<(), SandboxError> {
     };
     sys::leave_keyring();
     set_no_new_privs(true).map_err(stage)?;
+    // In a user namespace that the guest may be root of, capabilities there do
+    // not suffice to trace who cannot be dumped (ptrace(2)).
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(stage)?;
     clear_ambient_capability_set().map_err(stage)?;
     for number in 0..MAX_CAPABILITIES {
         let capability = CapabilitySet::from_bits_retain(1 << number);

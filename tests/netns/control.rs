@@ -432,7 +432,7 @@ fn forwards_come_and_go() {
     assert_eq!(again.success().stdout, "{\"reply\":\"forward\",\"id\":1}\n");
     ctl(&world, &["forward", "add", "8080:7001"])
         .failure()
-        .says("is in the way of");
+        .says("wants a port that forward");
     let exposed = ctl(&world, &["forward", "add", "--expose-host", "7500:7600"]);
     let id = exposed.success().stdout;
     world

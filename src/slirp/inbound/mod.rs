@@ -111,7 +111,7 @@ pub(crate) struct Inbound {
     paused: Option<Instant>,
 }
 
-/// Why [`Inbound::accept`] stopped.
+/// Why [`accept`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Accepted {
     /// Nobody waits any more.

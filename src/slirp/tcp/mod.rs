@@ -24,30 +24,31 @@
 //! [`MAX_FLOWS`]. Idle: [`IDLE_ESTABLISHED`], [`IDLE_HALF_CLOSED`]. Memory: see
 //! [`join`] and the budget.
 
+mod held;
 mod join;
 mod list;
 mod opening;
 mod time_wait;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use socket2::SockRef;
 
+use self::held::{HeldSyn, failed, hold};
 use self::join::{ACK_DELAY, AckNeed, Join, Outcome};
 pub(crate) use self::opening::HEAD_START;
 use self::opening::Opening;
-use self::time_wait::{Answer, TimeWaits};
+use self::time_wait::{Answer, TimeWaits, acknowledgement};
 use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
 use super::flow::{FlowKey, Idle, Slots, Table, Token};
 use super::flows::Direction;
 use super::inbound::PortSearch;
-use super::lwip::{End, FrameBuf, Ingress, TimeWait};
+use super::lwip::{End, Ingress};
 use super::packet::{IpPacket, TcpHeader};
 use super::reactor::Readiness;
 use crate::policy::{Protocol, Verdict};
@@ -61,16 +62,6 @@ pub(crate) const IDLE_ESTABLISHED: Duration = Duration::from_secs(2 * 3600 + 4 *
 
 /// Longest time a flow may be idle once one direction has closed.
 pub(crate) const IDLE_HALF_CLOSED: Duration = Duration::from_secs(120);
-
-/// A SYN that waits for the host. It may carry data, so it counts towards the
-/// memory budget.
-#[derive(Debug)]
-struct HeldSyn {
-    /// The IP packet, without padding.
-    packet: FrameBuf,
-    /// Where its TCP header is.
-    tcp: usize,
-}
 
 #[derive(Debug)]
 enum Phase {
@@ -534,69 +525,4 @@ pub(crate) enum Progress {
     Connected,
     /// The reactor will tell.
     Pending,
-}
-
-fn hold(core: &Core, arrival: &Arrival<'_>) -> HeldSyn {
-    let packet = arrival.ip.packet.clone();
-    let tcp = arrival.ip.payload.start - packet.start;
-    HeldSyn {
-        packet: core.pool.copy_of(&arrival.bytes[packet]),
-        tcp,
-    }
-}
-
-impl HeldSyn {
-    fn ingress(&self, core: &Core, key: FlowKey) -> Ingress {
-        // An IP packet has at most 65535 bytes.
-        let packet = self.packet.bytes();
-        let len = u16::try_from(packet.len() - self.tcp).unwrap_or(u16::MAX);
-        let frame = core.pool.copy_of(packet);
-        let (guest, remote): (IpAddr, IpAddr) = (key.guest().ip(), key.remote().ip());
-        Ingress {
-            frame,
-            start: self.tcp,
-            len,
-            guest,
-            remote,
-        }
-    }
-}
-
-/// Tells the guest why its SYN led nowhere; see the table above.
-fn failed(core: &mut Core, key: FlowKey, held: HeldSyn, errno: Option<i32>) {
-    match errno.map_or(Errno::UnknownErrno, Errno::from_raw) {
-        Errno::ECONNREFUSED | Errno::ECONNRESET => {
-            let syn = held.ingress(core, key);
-            core.stack.refuse(syn);
-        }
-        Errno::ETIMEDOUT => {}
-        errno => match Problem::from_errno(errno) {
-            Some(problem) => core.problem(problem, held.packet.bytes()),
-            None => core.drop(DropReason::HostSocket),
-        },
-    }
-}
-
-/// A bare acknowledgement from `remote` to `guest`, as an IP packet.
-fn acknowledgement(guest: SocketAddr, remote: SocketAddr, state: TimeWait) -> Vec<u8> {
-    use etherparse::PacketBuilder;
-    const HOP_LIMIT: u8 = 64;
-    let mut packet = Vec::with_capacity(60);
-    let step = match (remote.ip(), guest.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            PacketBuilder::ipv4(from.octets(), to.octets(), HOP_LIMIT)
-        }
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            PacketBuilder::ipv6(from.octets(), to.octets(), HOP_LIMIT)
-        }
-        _ => return packet, // both come from one packet
-    };
-    let built = step
-        .tcp(remote.port(), guest.port(), state.snd_nxt, 0xffff)
-        .ack(state.rcv_nxt)
-        .write(&mut packet, &[]);
-    if built.is_err() {
-        packet.clear();
-    }
-    packet
 }

@@ -12,6 +12,7 @@
 //! that was held up on the way, gets a SYN-ACK here, which the guest resets.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::super::flow::FlowKey;
@@ -111,6 +112,30 @@ pub(super) fn answer(state: TimeWait, segment: &TcpHeader) -> Answer {
         return Answer::Acknowledge(state);
     }
     Answer::Ignore
+}
+
+/// A bare acknowledgement from `remote` to `guest`, as an IP packet.
+pub(super) fn acknowledgement(guest: SocketAddr, remote: SocketAddr, state: TimeWait) -> Vec<u8> {
+    use etherparse::PacketBuilder;
+    const HOP_LIMIT: u8 = 64;
+    let mut packet = Vec::with_capacity(60);
+    let step = match (remote.ip(), guest.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            PacketBuilder::ipv4(from.octets(), to.octets(), HOP_LIMIT)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            PacketBuilder::ipv6(from.octets(), to.octets(), HOP_LIMIT)
+        }
+        _ => return packet, // both come from one packet
+    };
+    let built = step
+        .tcp(remote.port(), guest.port(), state.snd_nxt, 0xffff)
+        .ack(state.rcv_nxt)
+        .write(&mut packet, &[]);
+    if built.is_err() {
+        packet.clear();
+    }
+    packet
 }
 
 #[cfg(test)]
