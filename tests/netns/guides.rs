@@ -7,6 +7,17 @@ use std::path::Path;
 use crate::harness::gw::NOBODY;
 use crate::harness::{Finished, World, gw_binary, require};
 
+/// Answers every request on port 80 with "example".
+pub(crate) const PAGE_SERVER: &str = "import http.server
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'example')
+server = http.server.ThreadingHTTPServer(('0.0.0.0', 80), Page)
+ready()
+server.serve_forever()";
+
 /// The script `name` of the page `page`.
 #[track_caller]
 pub(crate) fn script(page: &str, name: &str) -> String {

@@ -22,6 +22,7 @@ mod neighbour;
 mod podman;
 mod podman_guide;
 mod rootlesskit;
+mod rootlesskit_guide;
 mod run;
 mod slirp4netns;
 mod tcp;

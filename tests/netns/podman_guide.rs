@@ -2,7 +2,7 @@
 //!
 //! The images of the page are busybox under their names, for there is no registry.
 
-use crate::guides::{block, script};
+use crate::guides::{PAGE_SERVER, block, script};
 use crate::harness::peer::dns_server;
 use crate::harness::slirp4netns::{HOME, OrdinaryUser, PACKAGED};
 use crate::harness::{Finished, PATIENCE, REMOTE4, Running, World, eventually, require};
@@ -54,15 +54,7 @@ END
             user,
             _servers: [
                 dns_server(&world.remote, REMOTE4, REMOTE4),
-                world.remote.serve(
-                    "import http.server
-class Page(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200); self.end_headers(); self.wfile.write(b'example')
-server = http.server.ThreadingHTTPServer(('0.0.0.0', 80), Page)
-ready()
-server.serve_forever()",
-                ),
+                world.remote.serve(PAGE_SERVER),
             ],
         };
         reader
