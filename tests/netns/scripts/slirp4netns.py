@@ -175,6 +175,16 @@ class Slirp:
         shutil.rmtree(self.folder)
 
 
+def there(path):
+    """Whether a file is there, in a word."""
+    return "there" if os.path.exists(path) else "gone"
+
+
+def first_with(words, text):
+    """These words, if a line of the text begins with them."""
+    return words if any(line.startswith(words) for line in text.splitlines()) else "nothing"
+
+
 def started(*options, user=False, **more):
     """A guest and its gateway, with these options and `-c`."""
     guest = Guest(user=user)
