@@ -277,7 +277,7 @@ fn userns_remedy_from(setting: impl Fn(&str) -> Option<i64>) -> String {
         .map_or_else(
             || {
                 "run as root, or where user namespaces are allowed \
-                 (a container's seccomp profile may forbid them)"
+                 (a container's seccomp profile may forbid them; in a chroot there are none)"
                     .to_owned()
             },
             |(name, _, good, why)| {
