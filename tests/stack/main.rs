@@ -12,6 +12,7 @@ mod handshake;
 mod host;
 mod idle;
 mod inbound;
+mod inbound_guest;
 mod inbound_udp;
 mod ip;
 mod loss;
