@@ -8,10 +8,12 @@
 //! them cuts them up itself.
 
 mod attach_error;
+pub mod fdb;
 pub mod netns;
 mod rtnl;
 pub mod segment;
 pub mod sys;
+pub mod switch;
 pub mod tun;
 mod vnet;
 mod watch;
@@ -72,7 +74,8 @@ pub trait Link: fmt::Debug {
     /// Reads one frame into `buf` (at least [`MAX_FRAME_LEN`] bytes).
     ///
     /// # Errors
-    /// `WouldBlock` when there is none. Any other error means that the link is
+    /// `WouldBlock` when there is none; `Interrupted` when something was done
+    /// and the call should be repeated. Any other error means that the link is
     /// gone, and says why.
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received>;
 
