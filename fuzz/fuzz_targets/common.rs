@@ -109,7 +109,7 @@ impl World {
     }
 
     pub fn feed(&mut self, frame: &[u8], offload: &Offload) {
-        let frame = &frame[..frame.len().min(gw::slirp::MAX_FRAME)];
+        let frame = &frame[..frame.len().min(gw::net::MAX_FRAME_LEN)];
         let mut buffer = self.slirp.buffer();
         buffer.bytes_mut()[..frame.len()].copy_from_slice(frame);
         self.slirp.input(buffer, frame.len(), offload);

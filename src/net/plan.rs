@@ -158,6 +158,16 @@ impl AddressPlan {
         }
     }
 
+    /// The gateway's address of the same family as `other`; `None` when that
+    /// family is switched off.
+    #[must_use]
+    pub fn gateway_beside(&self, other: IpAddr) -> Option<IpAddr> {
+        match other {
+            IpAddr::V4(_) => self.v4.map(|p| p.gateway.into()),
+            IpAddr::V6(_) => self.v6.map(|p| p.gateway.into()),
+        }
+    }
+
     /// True when `addr` is the resolver's.
     #[must_use]
     pub fn is_dns(&self, addr: IpAddr) -> bool {

@@ -41,7 +41,7 @@ mod udp;
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -64,10 +64,6 @@ use self::udp::Udp;
 use crate::net::{AddressPlan, Checksum, MacAddr, Offload};
 use crate::policy::Policy;
 use crate::wire::checksum;
-
-/// Bytes that any frame fits in: a 65535-byte IP packet, an Ethernet header and
-/// a little room.
-pub const MAX_FRAME: usize = 65535 + 14 + 19;
 
 /// Segments with less payload are copied out of their frame buffer, so that a
 /// small segment that has to wait does not hold 64 KiB.
@@ -162,13 +158,11 @@ impl Core {
 
     /// Tells the guest, as the gateway, that its packet went nowhere.
     fn problem(&mut self, problem: Problem, offending: &[u8]) {
-        let v6 = offending.first().is_some_and(|b| b >> 4 == 6);
-        let gateway: Option<IpAddr> = if v6 {
-            self.plan.v6.map(|p| p.gateway.into())
-        } else {
-            self.plan.v4.map(|p| p.gateway.into())
+        let family: IpAddr = match offending.first().map(|b| b >> 4) {
+            Some(6) => Ipv6Addr::UNSPECIFIED.into(),
+            _ => Ipv4Addr::UNSPECIFIED.into(),
         };
-        if let Some(gateway) = gateway {
+        if let Some(gateway) = self.plan.gateway_beside(family) {
             self.egress().problem(problem, gateway, offending);
         }
     }
@@ -178,10 +172,7 @@ impl Core {
         if !addr.ip().is_loopback() {
             return addr;
         }
-        let gateway: Option<IpAddr> = match guest {
-            SocketAddr::V4(_) => self.plan.v4.map(|p| p.gateway.into()),
-            SocketAddr::V6(_) => self.plan.v6.map(|p| p.gateway.into()),
-        };
+        let gateway = self.plan.gateway_beside(guest.ip());
         SocketAddr::new(gateway.unwrap_or(addr.ip()), addr.port())
     }
 
@@ -640,7 +631,7 @@ const TICK: Duration = Duration::from_millis(TICK_MS);
 pub struct Buffer(FrameBuf);
 
 impl Buffer {
-    /// [`MAX_FRAME`] bytes to read a frame into.
+    /// [`MAX_FRAME_LEN`](crate::net::MAX_FRAME_LEN) bytes to read a frame into.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.0.bytes_mut()
     }

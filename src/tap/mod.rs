@@ -26,7 +26,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
-pub use crate::net::{Checksum, Gso, GsoKind, Offload};
+pub use crate::net::{Checksum, Gso, GsoKind, MAX_FRAME_LEN, Offload};
 
 /// What a link's frames look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,10 +58,6 @@ pub struct Received {
     /// What the sender left to do.
     pub offload: Offload,
 }
-
-/// Bytes a receive buffer must have so that no frame is cut: a 65535-byte IP
-/// packet, an Ethernet header and a little room.
-pub const MAX_FRAME_LEN: usize = 65535 + 14 + 19;
 
 /// Carries frames. All calls return at once.
 pub trait Link: fmt::Debug {

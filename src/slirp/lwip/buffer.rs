@@ -23,7 +23,7 @@ use std::rc::Rc;
 
 use lwip_sys::{PBUF_REF, pbuf, pbuf_alloced_custom, pbuf_custom, pbuf_free};
 
-use crate::slirp::MAX_FRAME;
+use crate::net::MAX_FRAME_LEN;
 
 /// Bytes of a pooled chunk. With IPv4 and TCP headers (40 bytes), IPv6's (60)
 /// or options this stays below 65535, the most an IP packet can say.
@@ -105,7 +105,7 @@ impl fmt::Debug for Pool {
 }
 
 fn layout(capacity: usize) -> Layout {
-    // Both are far below isize::MAX: capacity is at most MAX_FRAME.
+    // Both are far below isize::MAX: capacity is at most MAX_FRAME_LEN.
     let bytes = size_of::<Header>() + capacity + OVERREAD;
     Layout::from_size_align(bytes, align_of::<Header>()).expect("a frame fits in memory")
 }
@@ -129,13 +129,13 @@ impl Pool {
         let pooled = self.frames.borrow_mut().pop();
         match pooled {
             Some(header) => {
-                self.budget.charge(size_of::<Header>() + MAX_FRAME);
+                self.budget.charge(size_of::<Header>() + MAX_FRAME_LEN);
                 // SAFETY: a pooled header was initialised by `allocate`, and its
                 // `pool` was taken out when it was returned: write it anew.
                 unsafe { (&raw mut (*header.as_ptr()).pool).write(Rc::clone(self)) };
                 FrameBuf { header }
             }
-            None => self.allocate(MAX_FRAME),
+            None => self.allocate(MAX_FRAME_LEN),
         }
     }
 
@@ -178,8 +178,8 @@ impl Pool {
     pub(crate) fn trim(&self) {
         self.chunks.borrow_mut().clear();
         for header in self.frames.borrow_mut().drain(..) {
-            // SAFETY: pooled buffers have MAX_FRAME bytes and no other owner.
-            unsafe { dealloc(header.as_ptr().cast(), layout(MAX_FRAME)) };
+            // SAFETY: pooled buffers have MAX_FRAME_LEN bytes and no other owner.
+            unsafe { dealloc(header.as_ptr().cast(), layout(MAX_FRAME_LEN)) };
         }
     }
 }
@@ -269,7 +269,7 @@ unsafe extern "C" fn release(p: *mut pbuf) {
         let capacity = (*header).capacity;
         let pool = (&raw mut (*header).pool).read();
         pool.budget.release(size_of::<Header>() + capacity);
-        if capacity == MAX_FRAME && pool.frames.borrow().len() < POOL_KEEP {
+        if capacity == MAX_FRAME_LEN && pool.frames.borrow().len() < POOL_KEEP {
             pool.frames
                 .borrow_mut()
                 .push(NonNull::new_unchecked(header));
@@ -425,7 +425,7 @@ mod tests {
         assert_eq!(copy.bytes(), b"abc");
         let mut chunk = pool.chunk();
         chunk.bytes_mut()[..2].copy_from_slice(b"hi");
-        let frames = 2 * size_of::<Header>() + MAX_FRAME + 3;
+        let frames = 2 * size_of::<Header>() + MAX_FRAME_LEN + 3;
         assert_eq!(pool.budget().used(), frames + CHUNK_OVERHEAD + CHUNK);
         let chunk = chunk.fitted(2);
         assert_eq!(chunk.bytes(), b"hi");
