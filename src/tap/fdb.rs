@@ -210,7 +210,11 @@ mod tests {
     fn groups_and_zero_are_no_stations() {
         let now = Instant::now();
         let mut fdb = Fdb::default();
-        for address in [MacAddr::BROADCAST, MacAddr([0; 6]), MacAddr([1, 0, 0x5e, 0, 0, 1])] {
+        for address in [
+            MacAddr::BROADCAST,
+            MacAddr([0; 6]),
+            MacAddr([1, 0, 0x5e, 0, 0, 1]),
+        ] {
             assert_eq!(fdb.learn(address, 1, now), Learnt::NotLearnt);
         }
         assert!(fdb.is_empty());
@@ -257,7 +261,11 @@ mod tests {
         }
         assert_eq!(fdb.len(), MAX_STATIONS);
         assert_eq!(fdb.learn(mac(all), 9999, now), Learnt::NotLearnt);
-        assert_eq!(fdb.learn(mac(all), 0, now), Learnt::New, "its own make room");
+        assert_eq!(
+            fdb.learn(mac(all), 0, now),
+            Learnt::New,
+            "its own make room"
+        );
         assert_eq!(fdb.len(), MAX_STATIONS);
     }
 
@@ -268,7 +276,10 @@ mod tests {
         fdb.learn(mac(1), 1, now);
         fdb.learn(mac(2), 2, now);
         fdb.forget_port(1);
-        assert_eq!((fdb.find(mac(1), now), fdb.find(mac(2), now)), (None, Some(2)));
+        assert_eq!(
+            (fdb.find(mac(1), now), fdb.find(mac(2), now)),
+            (None, Some(2))
+        );
     }
 
     #[derive(Debug, Clone)]

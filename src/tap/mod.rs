@@ -9,12 +9,15 @@
 
 mod attach_error;
 pub mod fdb;
+pub mod framing;
 pub mod netns;
 mod rtnl;
 pub mod segment;
-pub mod sys;
+mod software;
 pub mod switch;
+pub mod sys;
 pub mod tun;
+pub mod vde;
 mod vnet;
 mod watch;
 

@@ -24,9 +24,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use nix::sys::uio::{readv, writev};
 
-use super::segment::Segmenter;
+use super::software::{Software, can_carry};
 use super::sys::{self, TunFlags};
-use super::{Caps, Checksum, GsoKind, Link, Medium, Offload, Received, vnet};
+use super::{Caps, Link, Medium, Offload, Received, vnet};
 
 /// The device through which interfaces are made and carried.
 pub const TUN_DEVICE: &str = "/dev/net/tun";
@@ -63,13 +63,6 @@ enum Framing {
     Vnet,
     /// Nothing.
     Bare,
-}
-
-/// State of the cold paths.
-#[derive(Debug, Default)]
-struct Software {
-    gathered: Vec<u8>,
-    segmenter: Segmenter,
 }
 
 /// Why [`open_tap`] failed.
@@ -158,37 +151,14 @@ impl Tap {
         })
     }
 
-    /// Gathers a frame that the kernel would not take as it is, and sends it
-    /// with its checksum complete, in pieces if it is a super-frame.
+    /// Sends what the kernel would not take as it is.
     #[cold]
     fn send_in_software(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        let Self {
-            fd,
-            caps,
-            framing,
-            software,
-        } = self;
-        let Software {
-            gathered,
-            segmenter,
-        } = software;
-        gathered.clear();
-        for slice in frame {
-            gathered.extend_from_slice(slice);
-        }
-        if can_carry(caps, offload) {
-            return write_frame(fd.as_fd(), *framing, offload, &[IoSlice::new(gathered)]);
-        }
-        segmenter
-            .each(caps.medium, offload, gathered, |piece| {
-                write_frame(
-                    fd.as_fd(),
-                    *framing,
-                    &Offload::default(),
-                    &[IoSlice::new(piece)],
-                )
+        let (fd, framing) = (self.fd.as_fd(), self.framing);
+        self.software
+            .send(&self.caps, offload, frame, |offload, whole| {
+                write_frame(fd, framing, offload, &[IoSlice::new(whole)])
             })
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?
     }
 }
 
@@ -243,21 +213,6 @@ impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-/// True when the kernel finishes what `offload` leaves open.
-#[inline]
-fn can_carry(caps: &Caps, offload: &Offload) -> bool {
-    let checksum = match offload.checksum {
-        Checksum::Complete | Checksum::Valid => true,
-        Checksum::Partial { .. } => caps.checksum,
-    };
-    let segmentation = match offload.gso.map(|gso| gso.kind) {
-        None => true,
-        Some(GsoKind::Tcp4 | GsoKind::Tcp6) => caps.tso,
-        Some(GsoKind::Udp) => caps.uso,
-    };
-    checksum && segmentation
 }
 
 /// One `writev` of at most [`MAX_SLICES`] slices, behind a header if there is

@@ -1,0 +1,3 @@
+//! VDE networks: plugging into a switch, and being one.
+
+pub mod protocol;
