@@ -8,6 +8,7 @@
 //! them cuts them up itself.
 
 mod attach_error;
+pub mod fd;
 pub mod fdb;
 pub mod framing;
 pub mod netns;
