@@ -219,7 +219,7 @@ impl Outgoing {
         slices.push(IoSlice::new(header.as_bytes()));
         slices.extend_from_slice(frame);
         let sent = writev(self.ends.output(), &slices)?;
-        if sent < len + self.prefix.len() {
+        if sent < len + self.prefix.size() {
             self.keep_rest(&slices, sent)?;
         }
         Ok(())

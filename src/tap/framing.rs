@@ -48,7 +48,7 @@ impl Encoded {
 impl Prefix {
     /// Bytes of the length.
     #[must_use]
-    pub const fn len(self) -> usize {
+    pub const fn size(self) -> usize {
         match self {
             Self::Len16 => 2,
             Self::Len32 => 4,
@@ -66,7 +66,7 @@ impl Prefix {
         }
         Some(Encoded {
             bytes,
-            len: self.len(),
+            len: self.size(),
         })
     }
 
@@ -138,7 +138,7 @@ impl Deframer {
             if len > MAX_FRAME_LEN {
                 return Err(FrameTooLong(announced));
             }
-            let start = self.held.start + self.prefix.len();
+            let start = self.held.start + self.prefix.size();
             if len > self.held.end - start {
                 return Ok(None);
             }
