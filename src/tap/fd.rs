@@ -29,7 +29,7 @@ use super::{Caps, Link, Medium, Offload, Received};
 const MAX_SLICES: usize = 1023;
 
 /// What a medium without offloads can carry.
-const fn plain(medium: Medium) -> Caps {
+pub(super) const fn plain(medium: Medium) -> Caps {
     Caps {
         medium,
         checksum: false,
@@ -83,7 +83,7 @@ fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-fn ended() -> io::Error {
+pub(super) fn ended() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the other end has closed")
 }
 
@@ -99,8 +99,8 @@ pub struct DatagramLink {
 
 /// What a message of no bytes means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Empty {
-    /// Nothing: datagram sockets have no end, and VDE clients part with one.
+pub(super) enum Empty {
+    /// Nothing: datagram sockets have no end.
     Ignored,
     /// The other end has closed.
     End,
@@ -114,6 +114,11 @@ impl DatagramLink {
             Ok(SockType::Datagram) => Empty::Ignored,
             _ => Empty::End,
         };
+        Self::with_empty(ends, medium, empty)
+    }
+
+    /// The same, where the other end's protocol says what no bytes mean.
+    pub(super) fn with_empty(ends: Ends, medium: Medium, empty: Empty) -> Self {
         Self {
             ends,
             caps: plain(medium),
@@ -284,9 +289,16 @@ impl Link for StreamLink {
             let next = self.incoming.next_frame();
             let next = next.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
             if let Some(frame) = next {
-                buf[..frame.len()].copy_from_slice(frame);
+                // Longer than there is room for is longer than a packet can be.
+                let len = match buf.get_mut(..frame.len()) {
+                    Some(room) => {
+                        room.copy_from_slice(frame);
+                        frame.len()
+                    }
+                    None => 0,
+                };
                 return Ok(Received {
-                    len: frame.len(),
+                    len,
                     offload: Offload::default(),
                 });
             }

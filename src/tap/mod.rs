@@ -7,13 +7,16 @@
 //! gateway always speaks in super-frames; a link whose medium cannot carry
 //! them cuts them up itself.
 
+mod acceptor;
 mod attach_error;
 pub mod fd;
 pub mod fdb;
 pub mod framing;
 pub mod netns;
+mod retry;
 mod rtnl;
 pub mod segment;
+mod socket_file;
 mod software;
 pub mod switch;
 pub mod sys;
@@ -23,6 +26,7 @@ mod vnet;
 mod watch;
 
 pub use attach_error::{AttachError, Errno, JoinAction, NamespaceKind, userns_remedy};
+pub use socket_file::{Access, SocketFile, SocketFileError};
 pub use tun::Tap;
 pub use watch::Watch;
 
@@ -71,7 +75,9 @@ pub trait Link: fmt::Debug {
     /// A descriptor that polls readable when [`Link::recv`] may have a frame.
     fn readiness(&self) -> BorrowedFd<'_>;
 
-    /// Reads one frame into `buf` (at least [`MAX_FRAME_LEN`] bytes).
+    /// Reads one frame into `buf`: at least [`MAX_FRAME_LEN`] bytes, or 14 less
+    /// where frames are bare IP packets. A frame that is none (longer than that,
+    /// or with a header that makes no sense) has 0 bytes.
     ///
     /// # Errors
     /// `WouldBlock` when there is none; `Interrupted` when something was done

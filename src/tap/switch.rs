@@ -295,6 +295,7 @@ impl Switch {
                     let name = port.name.clone();
                     if let Err(error) = self.plug_from(port, Some(index)) {
                         tracing::warn!(name, %error, "cannot plug in");
+                        self.sources[index].lost(&error);
                     }
                 }
                 Ok(None) => return,
