@@ -21,6 +21,7 @@ mod software;
 pub mod switch;
 pub mod sys;
 pub mod tun;
+pub mod udp;
 pub mod vde;
 mod vnet;
 mod watch;
