@@ -13,6 +13,7 @@ pub mod fd;
 pub mod fdb;
 pub mod framing;
 pub mod netns;
+pub mod process;
 mod retry;
 mod rtnl;
 pub mod segment;
