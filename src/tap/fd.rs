@@ -25,6 +25,11 @@ use super::framing::{Deframer, Prefix};
 use super::software::{Software, can_carry};
 use super::{Caps, Link, Medium, Offload, Received};
 
+/// Bytes that the system may keep for one direction of a socket: a large window
+/// of TCP, because what does not fit is lost. The system lowers it to its own
+/// limit (`net.core.wmem_max`).
+pub(super) const SOCKET_BUFFER: usize = 4 << 20;
+
 /// Slices that one `writev` takes (`UIO_MAXIOV`), less one for a length.
 const MAX_SLICES: usize = 1023;
 

@@ -12,6 +12,7 @@ mod attach_error;
 pub mod fd;
 pub mod fdb;
 pub mod framing;
+pub mod listen;
 pub mod netns;
 pub mod process;
 mod retry;

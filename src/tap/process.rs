@@ -39,7 +39,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::unistd::Pid;
 
-use super::fd::{DatagramLink, Ends};
+use super::fd::{DatagramLink, Ends, SOCKET_BUFFER};
 use super::retry::{Backoff, Timer};
 use super::switch::{NewPort, PortSource};
 use super::{Caps, Link, Medium, Offload, Received, sys};
@@ -50,10 +50,6 @@ pub const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Longest pause before a child is started again.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// Bytes that the system may keep for each direction: some hundred frames. The
-/// system lowers it to its own limit (`net.core.wmem_max`).
-const SOCKET_BUFFER: usize = 1 << 20;
 
 /// What to start, and how.
 #[derive(Debug, Clone)]

@@ -42,7 +42,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, SockaddrStorage, recvmsg, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::fd::plain;
+use super::fd::{SOCKET_BUFFER, plain};
 use super::fdb::{AGEING, Fdb};
 use super::framing::Prefix;
 use super::software::{Software, can_carry};
@@ -51,10 +51,6 @@ use crate::net::MacAddr;
 
 /// Clients at most: as many virtual machines as one host runs.
 pub const MAX_CLIENTS: usize = 64;
-
-/// Bytes that the system may keep for the socket; it lowers that to its limit
-/// (`net.core.rmem_max`).
-const SOCKET_BUFFER: usize = 4 << 20;
 
 /// Bytes of an Ethernet header.
 const HEADER_LEN: usize = 14;

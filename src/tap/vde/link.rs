@@ -8,8 +8,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::unistd::read;
 use socket2::{Domain, Socket, Type};
 
-use super::SOCKET_BUFFER;
-use crate::tap::fd::{DatagramLink, Empty, Ends};
+use crate::tap::fd::{DatagramLink, Empty, Ends, SOCKET_BUFFER, ended};
 use crate::tap::{Caps, Link, Medium, Offload, Received};
 
 /// Frames between two looks at the stream, for a port that always has one.
@@ -58,7 +57,7 @@ impl VdeLink {
     fn look_at_ctl(&mut self) -> io::Result<()> {
         self.until_look = FRAMES_PER_LOOK;
         match read(&self.ctl, &mut [0; 256]) {
-            Ok(0) => Err(crate::tap::fd::ended()),
+            Ok(0) => Err(ended()),
             Ok(_) | Err(nix::Error::EAGAIN | nix::Error::EINTR) => Ok(()),
             Err(e) => Err(e.into()),
         }
@@ -93,6 +92,5 @@ impl Link for VdeLink {
 pub(super) fn data_socket() -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::DGRAM.nonblocking(), None)?;
     socket.set_send_buffer_size(SOCKET_BUFFER)?;
-    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
     Ok(socket)
 }
