@@ -12,6 +12,7 @@ mod attach_error;
 pub mod fd;
 pub mod fdb;
 pub mod framing;
+pub mod ip_ether;
 pub mod listen;
 pub mod netns;
 pub mod process;
@@ -29,6 +30,7 @@ mod vnet;
 mod watch;
 
 pub use attach_error::{AttachError, Errno, JoinAction, NamespaceKind, userns_remedy};
+pub use ip_ether::IpEther;
 pub use socket_file::{Access, SocketFile, SocketFileError};
 pub use tun::Tap;
 pub use watch::Watch;
