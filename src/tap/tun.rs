@@ -65,7 +65,7 @@ enum Framing {
     Bare,
 }
 
-/// Why [`open_tap`] failed.
+/// Why [`open_interface`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// [`TUN_DEVICE`] cannot be opened.
@@ -76,18 +76,23 @@ pub enum OpenError {
     Interface(#[source] io::Error),
 }
 
-/// Opens [`TUN_DEVICE`] and attaches it to the TAP `name` of the *current*
-/// network namespace, which is made when missing.
+/// Opens [`TUN_DEVICE`] and attaches it to the interface `name` of the *current*
+/// network namespace, which is made when missing: a TAP for Ethernet, a TUN for
+/// bare IP.
 ///
 /// # Errors
 /// Of opening the device, or of `TUNSETIFF`: `EBUSY` when another program holds
 /// it, `EINVAL` when the name belongs to something else, `EPERM` without
 /// `CAP_NET_ADMIN` in the namespace.
-pub fn open_tap(name: &str) -> Result<OwnedFd, OpenError> {
+pub fn open_interface(name: &str, medium: Medium) -> Result<OwnedFd, OpenError> {
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     // The descriptor belongs to the network namespace in which it is opened.
     let tun = open(TUN_DEVICE, flags, Mode::empty()).map_err(|e| OpenError::Device(e.into()))?;
-    let base: TunFlags = libc::IFF_TAP | libc::IFF_NO_PI;
+    let kind = match medium {
+        Medium::Ethernet => libc::IFF_TAP,
+        Medium::Ip => libc::IFF_TUN,
+    };
+    let base: TunFlags = kind | libc::IFF_NO_PI;
     // An interface that somebody else made with several queues, or a kernel
     // that refuses the header, wants to be asked differently; all say EINVAL.
     let vnet = base | libc::IFF_VNET_HDR;

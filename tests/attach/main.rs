@@ -2,6 +2,7 @@
 //! what is said when it does not work. Needs root.
 
 mod harness;
+mod tun;
 
 use std::io::{IoSlice, Read as _, Write as _};
 use std::os::fd::AsFd;
@@ -48,6 +49,8 @@ fn main() -> ExitCode {
         ),
         ("works_without_ipv6", works_without_ipv6),
         ("says_what_is_wrong", says_what_is_wrong),
+        ("configures_a_tun", tun::configures_a_tun),
+        ("a_tun_reaches_the_gateway", tun::a_tun_reaches_the_gateway),
         (
             "works_for_an_unprivileged_user",
             works_for_an_unprivileged_user,
