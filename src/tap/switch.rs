@@ -18,8 +18,10 @@
 //! is answered `Interrupted`, which asks for another, so that guests who talk to
 //! each other use up the gateway's round as any other traffic does.
 //!
-//! Ports take turns, a frame each. A [`PortSource`] makes ports while the switch
-//! runs: a listener its clients, a client its next connection.
+//! Ports take turns, a frame each; every [`TURNS_PER_LOOK`] turns the switch looks
+//! who else has one, so that no port keeps the others waiting. A [`PortSource`]
+//! makes ports while the switch runs: a listener its clients, a client its next
+//! connection.
 //!
 //! **Failures.** A port whose link fails leaves the table and is reported; nobody
 //! else notices. The switch itself never ends.
@@ -42,6 +44,9 @@ use crate::net::MacAddr;
 
 /// Ports at most: as many as a switch in a rack has, and some.
 pub const MAX_PORTS: usize = 256;
+
+/// Turns after which the kernel is asked who has something, though some have.
+const TURNS_PER_LOOK: u32 = 32;
 
 /// Readiness events taken from the kernel at once.
 const BATCH: usize = 64;
@@ -123,6 +128,8 @@ struct Port {
     name: String,
     /// Index of the source that made it.
     source: Option<usize>,
+    /// It is among the turns.
+    has_turn: bool,
     counters: PortCounters,
 }
 
@@ -135,6 +142,7 @@ pub struct Switch {
     fdb: Fdb<PortId>,
     /// Ports that may have a frame, in the order of their turns.
     turns: VecDeque<PortId>,
+    until_look: u32,
     gateway: MacAddr,
     next_id: u32,
 }
@@ -164,6 +172,7 @@ impl Switch {
             sources: Vec::new(),
             fdb: Fdb::default(),
             turns: VecDeque::new(),
+            until_look: TURNS_PER_LOOK,
             gateway,
             next_id: 1,
         })
@@ -233,6 +242,7 @@ impl Switch {
                 link: port.link,
                 name: port.name,
                 source,
+                has_turn: false,
                 counters: PortCounters::default(),
             },
         );
@@ -254,12 +264,28 @@ impl Switch {
     }
 
     /// The port whose turn it is, after asking the kernel when none is known to
-    /// have a frame.
+    /// have a frame, or when it was not asked for long.
     fn next_turn(&mut self) -> io::Result<Option<PortId>> {
-        if self.turns.is_empty() {
+        self.until_look -= 1;
+        if self.turns.is_empty() || self.until_look == 0 {
+            self.until_look = TURNS_PER_LOOK;
             self.collect()?;
         }
-        Ok(self.turns.pop_front())
+        let next = self.turns.pop_front();
+        if let Some(port) = next.and_then(|id| self.ports.get_mut(&id)) {
+            port.has_turn = false;
+        }
+        Ok(next)
+    }
+
+    /// Lets a port have another turn, behind the others.
+    fn give_turn(&mut self, id: PortId) {
+        if let Some(port) = self.ports.get_mut(&id)
+            && !port.has_turn
+        {
+            port.has_turn = true;
+            self.turns.push_back(id);
+        }
     }
 
     fn collect(&mut self) -> io::Result<()> {
@@ -274,7 +300,7 @@ impl Switch {
             let token = event.data();
             if token & SOURCE == 0 {
                 let id = u32::try_from(token).expect("put in from 32 bits");
-                self.turns.push_back(PortId(id));
+                self.give_turn(PortId(id));
             } else {
                 let index = usize::try_from(token & !SOURCE).expect("an index of sources");
                 self.poll_source(index);
@@ -367,7 +393,8 @@ impl Link for Switch {
     }
 
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {
-        loop {
+        // Bounded: a link that says it is readable, and is not, gets no more.
+        for _ in 0..TURNS_PER_LOOK {
             let Some(id) = self.next_turn()? else {
                 return Err(io::ErrorKind::WouldBlock.into());
             };
@@ -378,7 +405,7 @@ impl Link for Switch {
                 Ok(received) => received,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {
-                    self.turns.push_back(id);
+                    self.give_turn(id);
                     return Err(e);
                 }
                 Err(e) => {
@@ -387,7 +414,7 @@ impl Link for Switch {
                 }
             };
             port.counters.received += 1;
-            self.turns.push_back(id);
+            self.give_turn(id);
             let frame = &buf[..received.len];
             let Some(way) = self.way(id, frame) else {
                 if let Some(port) = self.ports.get_mut(&id) {
@@ -408,6 +435,7 @@ impl Link for Switch {
             }
             return Err(io::ErrorKind::Interrupted.into());
         }
+        Err(io::ErrorKind::Interrupted.into())
     }
 
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
@@ -587,6 +615,23 @@ mod tests {
             some("to who is gone"),
             "not known any more: flooded"
         );
+    }
+
+    #[test]
+    fn a_busy_port_does_not_keep_the_others_waiting() {
+        let (mut switch, [a, b, _c]) = switch();
+        let mut buf = vec![0; MAX_FRAME_LEN];
+        // As long as there is room in the socket there is always one more.
+        let fill = || while nix::unistd::write(&a, &frame(GATEWAY, A, "busy")).is_ok() {};
+        fill();
+        switch.recv(&mut buf).expect("a frame");
+        put(&b, &frame(GATEWAY, B, "quiet"));
+        let turns = (1..).find(|_| {
+            fill();
+            let len = switch.recv(&mut buf).expect("a frame").len;
+            buf[..len].ends_with(b"quiet")
+        });
+        assert!(turns.is_some_and(|n| n <= TURNS_PER_LOOK + 2), "{turns:?}");
     }
 
     /// Makes a port for each descriptor it is sent.
