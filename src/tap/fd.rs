@@ -15,7 +15,9 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::sys::uio::writev;
@@ -250,7 +252,7 @@ impl Outgoing {
             let rest = IoSlice::new(&self.rest[self.sent_of_rest..]);
             match writev(self.ends.output(), &[rest]) {
                 Ok(sent) => self.sent_of_rest += sent,
-                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Ok(()),
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -260,6 +262,21 @@ impl Outgoing {
             self.wait_for_room(false)?;
         }
         Ok(())
+    }
+
+    /// `WouldBlock`, unless the output is a descriptor of its own whose reader
+    /// is gone: it would poll ready for ever.
+    fn state(&self) -> io::Error {
+        let Some(output) = &self.ends.output else {
+            return io::ErrorKind::WouldBlock.into();
+        };
+        // With no events asked for, poll(2) tells of hang-up and error alone.
+        let mut look = [PollFd::new(output.as_fd(), PollFlags::empty())];
+        match poll(&mut look, PollTimeout::ZERO) {
+            Ok(0) => io::ErrorKind::WouldBlock.into(),
+            Ok(_) => ended(),
+            Err(e) => e.into(),
+        }
     }
 
     fn wait_for_room(&self, wanted: bool) -> io::Result<()> {
@@ -307,9 +324,11 @@ impl Link for StreamLink {
                     offload: Offload::default(),
                 });
             }
-            match read(&self.outgoing.ends.input, self.incoming.space())? {
-                0 => return Err(ended()),
-                n => self.incoming.filled(n),
+            match read(&self.outgoing.ends.input, self.incoming.space()) {
+                Ok(0) => return Err(ended()),
+                Ok(n) => self.incoming.filled(n),
+                Err(Errno::EAGAIN) => return Err(self.outgoing.state()),
+                Err(e) => return Err(e.into()),
             }
         }
     }
@@ -335,7 +354,6 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, socketpair};
 
     use super::*;
@@ -468,6 +486,33 @@ mod tests {
         assert_eq!(seen, sent);
         send(&mut a, b"after").expect("room again");
         assert_eq!(recv(&mut b).expect("frame"), b"after");
+    }
+
+    /// Input and output as two pipes, of which only one hangs up.
+    #[test]
+    fn either_end_of_a_pair_of_pipes_ends_the_stream() {
+        for closed in ["input", "output"] {
+            let (input, to_input) = nix::unistd::pipe().expect("pipe");
+            let (from_output, output) = nix::unistd::pipe().expect("pipe");
+            let ends = Ends::two(input, output).expect("descriptors");
+            let mut link = StreamLink::new(ends, Prefix::Len16, Medium::Ethernet).expect("link");
+            assert_eq!(kind(recv(&mut link)), io::ErrorKind::WouldBlock);
+            assert!(!is_ready(&link));
+            let kept = if closed == "input" {
+                drop(to_input);
+                from_output
+            } else {
+                drop(from_output);
+                to_input
+            };
+            assert!(is_ready(&link));
+            assert_eq!(
+                kind(recv(&mut link)),
+                io::ErrorKind::UnexpectedEof,
+                "{closed}"
+            );
+            drop(kept);
+        }
     }
 
     #[test]

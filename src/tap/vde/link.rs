@@ -53,13 +53,14 @@ impl VdeLink {
         })
     }
 
-    /// An error when the stream has ended. What comes on it has no meaning.
-    fn look_at_ctl(&mut self) -> io::Result<()> {
+    /// `WouldBlock` as long as the stream is open and silent. What comes on it
+    /// has no meaning; that something came is `Interrupted`.
+    fn look_at_ctl(&mut self) -> io::Error {
         self.until_look = FRAMES_PER_LOOK;
         match read(&self.ctl, &mut [0; 256]) {
-            Ok(0) => Err(ended()),
-            Ok(_) | Err(nix::Error::EAGAIN | nix::Error::EINTR) => Ok(()),
-            Err(e) => Err(e.into()),
+            Ok(0) => ended(),
+            Ok(_) => io::ErrorKind::Interrupted.into(),
+            Err(e) => e.into(),
         }
     }
 }
@@ -74,13 +75,17 @@ impl Link for VdeLink {
     }
 
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {
-        let result = self.data.recv(buf);
         self.until_look -= 1;
-        let is_empty = matches!(&result, Err(e) if e.kind() == io::ErrorKind::WouldBlock);
-        if is_empty || self.until_look == 0 {
-            self.look_at_ctl()?;
+        if self.until_look == 0 {
+            let state = self.look_at_ctl();
+            if state.kind() != io::ErrorKind::WouldBlock {
+                return Err(state);
+            }
         }
-        result
+        match self.data.recv(buf) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(self.look_at_ctl()),
+            result => result,
+        }
     }
 
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {

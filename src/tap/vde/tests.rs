@@ -426,6 +426,28 @@ fn what_is_no_switch_is_named() {
     assert_eq!(names(&long), [""; 0]);
 }
 
+/// A client that talks on its control stream, where there is nothing to say.
+#[test]
+fn a_client_that_talks_out_of_turn_does_not_stop_the_others() {
+    let (dir, path) = place();
+    let mut server = serve(&path);
+    let (_data, request) = by_hand(dir.path(), "client", None);
+    let mut ctl = connect(&path);
+    ctl.write_all(&request).expect("write");
+    until(&mut [&mut server], |s| ports(s[0]) == 1);
+    ctl.set_nonblocking(true).expect("set");
+    let mut turns = 0;
+    let mut buf = vec![0; MAX_FRAME_LEN];
+    while turns < 100 {
+        while ctl.write(&[0; 4096]).is_ok() {}
+        let none = server.recv(&mut buf).expect_err("no frame");
+        assert_eq!(none.kind(), io::ErrorKind::Interrupted);
+        turns += 1;
+    }
+    drop(ctl);
+    until(&mut [&mut server], |s| ports(s[0]) == 0);
+}
+
 /// A client that does not read loses frames, and stays.
 #[test]
 fn a_slow_client_is_not_disconnected() {
