@@ -5,7 +5,7 @@
 //! A datagram holds one frame, alone ([`UdpFraming::Raw`], as in QEMU's
 //! `-netdev dgram` and `socket,udp=`, and VirtualBox's UDPTunnel) or behind its
 //! length ([`UdpFraming::Len16`]). Clients do not sign on: whoever sends a frame
-//! is one, until it has been silent for [`AGEING`]. Which station is behind which
+//! is one, until it has been silent for [`AGEING`](super::fdb::AGEING). Which station is behind which
 //! client is learnt from the frames' sources ([`super::fdb`]); stations that are
 //! behind neither are on this side of the link, and frames to them come up. The
 //! link forwards between its clients as a switch does:
@@ -32,19 +32,18 @@
 //! silent longest, and who was only slow is back with its next frame. The tables
 //! of [`super::fdb`].
 
-use std::collections::HashMap;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+mod clients;
+mod wire;
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, SockaddrStorage, recvmsg, sendmsg};
-use socket2::{Domain, Protocol, Socket, Type};
-
-use super::fd::{SOCKET_BUFFER, plain};
-use super::fdb::{AGEING, Fdb};
-use super::framing::Prefix;
+use self::clients::{ClientId, Clients};
+use self::wire::{Datagram, Wire};
+use super::fd::plain;
+use super::fdb::Fdb;
 use super::software::{Software, can_carry};
 use super::{Caps, Link, Medium, Offload, Received};
 use crate::net::MacAddr;
@@ -119,22 +118,12 @@ pub enum UdpError {
     },
 }
 
-/// Names a client; never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct ClientId(u64);
-
 /// Where a station is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Place {
     Client(ClientId),
     /// The gateway's side.
     Here,
-}
-
-#[derive(Debug)]
-struct Client {
-    address: SocketAddr,
-    heard: Instant,
 }
 
 /// See the module's documentation.
@@ -148,29 +137,6 @@ pub struct UdpLink {
     caps: Caps,
     /// A hint about the framing was given.
     has_warned: bool,
-}
-
-/// The socket and how frames stand on it.
-#[derive(Debug)]
-struct Wire {
-    socket: Socket,
-    framing: UdpFraming,
-    /// The socket is connected, and sends to its peer only.
-    peer: Option<SocketAddr>,
-}
-
-/// What a datagram was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Datagram {
-    Frame {
-        len: usize,
-        from: SocketAddr,
-    },
-    /// Not as long as it says.
-    Mismatch {
-        from: SocketAddr,
-    },
-    Empty,
 }
 
 /// Where a frame from a client goes.
@@ -209,7 +175,7 @@ impl UdpLink {
     /// # Errors
     /// None that is known.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        let address = self.wire.socket.local_addr()?;
+        let address = self.wire.socket().local_addr()?;
         address
             .as_socket()
             .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
@@ -227,9 +193,8 @@ impl UdpLink {
         };
         let mut clients: Vec<_> = self
             .clients
-            .by_id
             .iter()
-            .map(|(id, client)| (client.address, stations(*id)))
+            .map(|(id, address)| (address, stations(id)))
             .collect();
         clients.sort_unstable();
         clients
@@ -279,13 +244,13 @@ impl UdpLink {
         match way {
             Way::Here | Way::Nowhere => {}
             Way::Client(id) => {
-                if let Some(client) = self.clients.by_id.get(&id) {
-                    let _ = self.wire.send(client.address, &slices);
+                if let Some(to) = self.clients.address(id) {
+                    let _ = self.wire.send(to, &slices);
                 }
             }
             Way::Everybody => {
-                for client in self.clients.by_id.values().filter(|c| c.address != from) {
-                    let _ = self.wire.send(client.address, &slices);
+                for (_, to) in self.clients.iter().filter(|(_, to)| *to != from) {
+                    let _ = self.wire.send(to, &slices);
                 }
             }
         }
@@ -296,7 +261,7 @@ impl UdpLink {
             self.has_warned = true;
             tracing::warn!(
                 %from,
-                framing = ?self.wire.framing,
+                framing = ?self.wire.framing(),
                 "a datagram is no Ethernet frame; does the other end use another framing?"
             );
         }
@@ -313,7 +278,7 @@ impl Link for UdpLink {
     }
 
     fn readiness(&self) -> BorrowedFd<'_> {
-        self.wire.socket.as_fd()
+        self.wire.socket().as_fd()
     }
 
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {
@@ -359,101 +324,11 @@ impl Link for UdpLink {
             ..
         } = self;
         if can_carry(caps, offload) && frame.len() <= MAX_SLICES {
-            return clients.send(wire, to, frame);
+            return send_to(wire, clients, to, frame);
         }
         software.send(caps, offload, frame, |_, whole| {
-            clients.send(wire, to, &[IoSlice::new(whole)])
+            send_to(wire, clients, to, &[IoSlice::new(whole)])
         })
-    }
-}
-
-impl Wire {
-    fn open(options: &UdpOptions) -> Result<Self, UdpError> {
-        let address = options.bind;
-        let open = || {
-            let kind = Type::DGRAM.nonblocking().cloexec();
-            let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
-            socket.set_recv_buffer_size(SOCKET_BUFFER)?;
-            socket.set_send_buffer_size(SOCKET_BUFFER)?;
-            socket.bind(&address.into())?;
-            Ok(socket)
-        };
-        let socket = open().map_err(|source| UdpError::Bind { address, source })?;
-        if let Some(peer) = options.peer {
-            let connected = socket.connect(&peer.into());
-            connected.map_err(|source| UdpError::Peer {
-                address,
-                peer,
-                source,
-            })?;
-        }
-        Ok(Self {
-            socket,
-            framing: options.framing,
-            peer: options.peer,
-        })
-    }
-
-    fn recv(&self, buf: &mut [u8]) -> io::Result<Datagram> {
-        let prefix = Prefix::Len16;
-        let mut length = [0; 2];
-        let ahead = match self.framing {
-            UdpFraming::Raw => 0,
-            UdpFraming::Len16 => prefix.size(),
-        };
-        let mut parts = [IoSliceMut::new(&mut length[..ahead]), IoSliceMut::new(buf)];
-        let socket = self.socket.as_raw_fd();
-        let message = recvmsg::<SockaddrStorage>(socket, &mut parts, None, MsgFlags::empty());
-        let (bytes, from) = match message {
-            Ok(message) => (message.bytes, message.address.as_ref().and_then(to_std)),
-            Err(e @ (Errno::EAGAIN | Errno::EINTR)) => return Err(e.into()),
-            // An ICMP error to something that was sent: nobody is there, yet. No
-            // error ends a UDP socket, and reading it takes it away.
-            Err(_) => return Ok(Datagram::Empty),
-        };
-        let Some(from) = from.filter(|_| bytes > 0) else {
-            return Ok(Datagram::Empty);
-        };
-        let Some(len) = bytes.checked_sub(ahead) else {
-            return Ok(Datagram::Mismatch { from });
-        };
-        let is_whole = match self.framing {
-            UdpFraming::Raw => true,
-            UdpFraming::Len16 => usize::from(u16::from_be_bytes(length)) == len,
-        };
-        Ok(if is_whole {
-            Datagram::Frame { len, from }
-        } else {
-            Datagram::Mismatch { from }
-        })
-    }
-
-    fn send(&self, to: SocketAddr, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        let len = frame.iter().map(|slice| slice.len()).sum();
-        let header;
-        let prefixed: Vec<IoSlice<'_>>;
-        let slices = match self.framing {
-            UdpFraming::Raw => frame,
-            UdpFraming::Len16 => {
-                header = Prefix::Len16
-                    .encode(len)
-                    .ok_or(io::ErrorKind::InvalidInput)?;
-                let first = std::iter::once(IoSlice::new(header.as_bytes()));
-                prefixed = first.chain(frame.iter().copied()).collect();
-                &prefixed
-            }
-        };
-        let to = self.peer.is_none().then(|| SockaddrStorage::from(to));
-        let socket = self.socket.as_raw_fd();
-        let send = || sendmsg(socket, slices, &[], MsgFlags::empty(), to.as_ref());
-        // An ICMP error to something sent before comes first, once.
-        match send().or_else(|e| match e {
-            Errno::ECONNREFUSED => send(),
-            e => Err(e),
-        }) {
-            Ok(_) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
     }
 }
 
@@ -464,77 +339,23 @@ enum Recipients {
     All,
 }
 
-#[derive(Debug, Default)]
-struct Clients {
-    by_id: HashMap<ClientId, Client>,
-    by_address: HashMap<SocketAddr, ClientId>,
-    next_id: u64,
-    next_expiry: Option<Instant>,
-}
-
-impl Clients {
-    /// Takes note that a client was heard, and says who had to make room.
-    fn heard(&mut self, address: SocketAddr, now: Instant) -> (ClientId, Option<ClientId>) {
-        if let Some(id) = self.by_address.get(&address)
-            && let Some(client) = self.by_id.get_mut(id)
-        {
-            client.heard = now;
-            return (*id, None);
-        }
-        let mut gone = None;
-        if self.by_id.len() >= MAX_CLIENTS {
-            let oldest = self.by_id.iter().min_by_key(|(_, client)| client.heard);
-            gone = oldest.map(|(id, _)| *id);
-        }
-        if let Some(gone) = gone {
-            self.remove(gone);
-        }
-        let id = ClientId(self.next_id);
-        self.next_id += 1;
-        let heard = now;
-        self.by_id.insert(id, Client { address, heard });
-        self.by_address.insert(address, id);
-        self.next_expiry = self.next_expiry.or(Some(now + AGEING));
-        tracing::info!(client = %address, "heard a new client");
-        (id, gone)
-    }
-
-    fn remove(&mut self, id: ClientId) {
-        if let Some(client) = self.by_id.remove(&id) {
-            self.by_address.remove(&client.address);
-            tracing::info!(client = %client.address, "a client has left");
-        }
-    }
-
-    /// Removes who has been silent for too long, and says who that was.
-    fn expire(&mut self, now: Instant) -> Vec<ClientId> {
-        if self.next_expiry.is_none_or(|at| at > now) {
-            return Vec::new();
-        }
-        let is_silent = |client: &Client| now.saturating_duration_since(client.heard) >= AGEING;
-        let silent = self.by_id.iter().filter(|(_, client)| is_silent(client));
-        let silent: Vec<_> = silent.map(|(id, _)| *id).collect();
-        for id in &silent {
-            self.remove(*id);
-        }
-        let expiries = self.by_id.values().map(|client| client.heard + AGEING);
-        self.next_expiry = expiries.min();
-        silent
-    }
-
-    fn send(&self, wire: &Wire, to: Recipients, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        match to {
-            Recipients::One(id) => match self.by_id.get(&id) {
-                Some(client) => wire.send(client.address, frame),
-                None => Ok(()),
-            },
-            Recipients::All => {
-                let mut result = Ok(());
-                for client in self.by_id.values() {
-                    result = wire.send(client.address, frame).and(result);
-                }
-                result
+fn send_to(
+    wire: &Wire,
+    clients: &Clients,
+    to: Recipients,
+    frame: &[IoSlice<'_>],
+) -> io::Result<()> {
+    match to {
+        Recipients::One(id) => match clients.address(id) {
+            Some(address) => wire.send(address, frame),
+            None => Ok(()),
+        },
+        Recipients::All => {
+            let mut result = Ok(());
+            for (_, address) in clients.iter() {
+                result = wire.send(address, frame).and(result);
             }
+            result
         }
     }
 }
@@ -557,14 +378,6 @@ fn first_bytes(frame: &[IoSlice<'_>]) -> [u8; HEADER_LEN] {
         *to = *from;
     }
     header
-}
-
-fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
-    if let Some(v4) = address.as_sockaddr_in() {
-        return Some(SocketAddr::new(IpAddr::V4(v4.ip()), v4.port()));
-    }
-    let v6 = address.as_sockaddr_in6()?;
-    Some(SocketAddr::V6((*v6).into()))
 }
 
 #[cfg(test)]

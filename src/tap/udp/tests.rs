@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::net::MAX_FRAME_LEN;
+use crate::tap::fdb::AGEING;
 
 const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
