@@ -188,6 +188,15 @@ impl Drop for Program {
     }
 }
 
+/// Debian's switch, listening.
+pub(crate) fn vde_switch(path: &Path) -> Program {
+    let program = Program::start("vde_switch", &["-s", &path.display().to_string()]);
+    until("vde_switch", || {
+        std::os::unix::net::UnixStream::connect(path.join("ctl")).ok()
+    });
+    program
+}
+
 /// A station behind vde_plug, which speaks frames behind 16 bits of length on
 /// its standard input and output.
 #[derive(Debug)]

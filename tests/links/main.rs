@@ -2,6 +2,7 @@
 //! socat, python3. Each test starts what it needs and ends it.
 
 mod cables;
+mod guests;
 mod harness;
-mod process;
+
 mod vde;

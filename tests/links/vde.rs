@@ -11,19 +11,11 @@ use gw::tap::vde::client::{ClientOptions, VdeClient};
 use gw::tap::vde::switch::{SwitchOptions, VdeSwitch};
 
 use crate::harness::{
-    A, B, OURS, Plug, Program, frame, place, reaches, switch, take, until, until_ports,
+    A, B, OURS, Plug, Program, frame, place, reaches, switch, take, until, until_ports, vde_switch,
 };
 
 /// Longest frame that vde_switch takes.
 const LONGEST: usize = 1514;
-
-fn vde_switch(path: &Path) -> Program {
-    let program = Program::start("vde_switch", &["-s", &path.display().to_string()]);
-    until("vde_switch", || {
-        std::os::unix::net::UnixStream::connect(path.join("ctl")).ok()
-    });
-    program
-}
 
 fn client(path: &Path, port: Option<u32>) -> Switch {
     let options = ClientOptions {
