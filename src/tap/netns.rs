@@ -19,7 +19,7 @@ mod handover;
 mod setup;
 
 pub use handover::{Handed, Received, handover_pair, receive, report};
-pub use setup::{check_device, is_interface_name, make_here};
+pub use setup::{check_device, is_interface_name, make_here, make_tun_here};
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

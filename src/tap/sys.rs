@@ -125,13 +125,19 @@ pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
 /// taken, since the rest of the program uses them too.
 ///
 /// # Errors
-/// `EBADF` when it is not open.
+/// `EBADF` when it is not open, or was not handed down: a descriptor that is open
+/// and would be closed for a program is one that this program has opened.
 pub fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
     let fd = if (0..=libc::STDERR_FILENO).contains(&fd) {
         // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC takes integers; a bad number is
         // an error.
         check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1) })?
     } else {
+        // SAFETY: fcntl(2) with F_GETFD takes integers; a bad number is an error.
+        let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
+        if flags & libc::FD_CLOEXEC != 0 {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
         // SAFETY: fcntl(2) with F_SETFD takes integers; a bad number is an error.
         check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
         fd

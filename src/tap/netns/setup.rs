@@ -28,6 +28,17 @@ pub fn make_here(
     make(Medium::Ethernet, interface, plan)
 }
 
+/// The same with a TUN, as [`super::attach_tun`].
+///
+/// # Errors
+/// As [`make_here`].
+pub fn make_tun_here(
+    interface: &InterfaceConfig,
+    plan: &AddressPlan,
+) -> Result<(Handed, Made), AttachError> {
+    make(Medium::Ip, interface, plan)
+}
+
 /// The same for a TAP or, for [`Medium::Ip`], a TUN. A TUN has no MAC address:
 /// the one of [`Made`] is for [`super::super::IpEther`], and made up unless
 /// `interface` has one.
