@@ -30,7 +30,7 @@ mod vnet;
 mod watch;
 
 pub use attach_error::{AttachError, Errno, JoinAction, NamespaceKind, userns_remedy};
-pub use ip_ether::IpEther;
+pub use ip_ether::{IpEther, IpGuest, IpPorts};
 pub use socket_file::{Access, SocketFile, SocketFileError};
 pub use tun::Tap;
 pub use watch::Watch;

@@ -1,7 +1,6 @@
 //! Makes a TAP or TUN in the current network namespace and configures it.
 
 use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -12,6 +11,7 @@ use super::{Made, system};
 use crate::config::{Configure, InterfaceConfig};
 use crate::net::{AddressPlan, MacAddr};
 use crate::tap::attach_error::{AttachError, Errno, userns_remedy};
+use crate::tap::ip_ether::random_mac;
 use crate::tap::rtnl::{Change, IpVersion, LinkKind, Rtnl};
 use crate::tap::tun::{OpenError, open_interface};
 use crate::tap::{Medium, sys};
@@ -45,7 +45,7 @@ pub(super) fn make(
         }
         Medium::Ip => match interface.mac {
             Some(mac) => mac,
-            None => random_mac()?,
+            None => random_mac().map_err(|e| system("making up a MAC address", e))?,
         },
     };
     let mut made = Made {
@@ -71,14 +71,6 @@ pub(super) fn make(
         }
     }
     Ok((tap, made))
-}
-
-fn random_mac() -> Result<MacAddr, AttachError> {
-    let mut bytes = [0; 6];
-    match getrandom::fill(&mut bytes) {
-        Ok(()) => Ok(MacAddr::local_from(bytes)),
-        Err(e) => Err(system("making up a MAC address", io::Error::other(e))),
-    }
 }
 
 fn check_name(name: &str) -> Result<(), AttachError> {

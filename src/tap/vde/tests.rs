@@ -7,9 +7,10 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
-use super::client::{ClientOptions, VdeClient};
+use super::client::{ANSWER_TIMEOUT, ClientOptions, VdeClient};
 use super::protocol::{ADDRESS_LEN, Request, decode_address, encode_address};
 use super::switch::{MAX_HANDSHAKES, SwitchOptions, VdeSwitch};
 use crate::net::{MAX_FRAME_LEN, MacAddr};
@@ -424,6 +425,35 @@ fn what_is_no_switch_is_named() {
         .to_string();
     assert!(said.contains("too long for a VDE switch"), "{said}");
     assert_eq!(names(&long), [""; 0]);
+}
+
+#[test]
+fn a_switch_that_does_not_answer_is_given_up() {
+    let (dir, path) = place();
+    fs::create_dir(&path).expect("directory");
+    let listener = UnixListener::bind(path.join("ctl")).expect("bind");
+    let mut client = VdeClient::new(ClientOptions {
+        switch: Some(path.clone()),
+        ..ClientOptions::default()
+    })
+    .expect("client");
+    assert!(client.poll().expect("asks").is_none());
+    let (mut stream, _) = listener.accept().expect("accept");
+    assert_eq!(names(&path).len(), 2, "ctl, and the client's socket");
+    let mut look = [PollFd::new(client.readiness(), PollFlags::POLLIN)];
+    let longer = PollTimeout::try_from(ANSWER_TIMEOUT + PATIENCE).expect("time");
+    assert_eq!(poll(&mut look, longer), Ok(1), "its own timer wakes it");
+    let said = client.poll().expect_err("no answer").to_string();
+    assert!(said.contains("did not answer"), "{said}");
+    assert_eq!(names(&path), ["ctl"]);
+    let mut request = Vec::new();
+    stream.read_to_end(&mut request).expect("closed");
+    let request = Request::parse(&request).expect("a request");
+    assert!(
+        request
+            .client
+            .starts_with(dir.path().canonicalize().expect("path"))
+    );
 }
 
 /// A client that talks on its control stream, where there is nothing to say.
