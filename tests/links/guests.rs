@@ -24,7 +24,7 @@ use crate::harness::{OURS, Program, place, switch, until, vde_switch};
 /// Bytes that iperf3 carries each way.
 const AMOUNT: u64 = 32 << 20;
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         plan: AddressPlan {
             v4: Some(PlanV4::new("10.0.2.0/24".parse().expect("net")).expect("plan")),
