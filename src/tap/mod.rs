@@ -16,6 +16,7 @@ pub mod ip_ether;
 pub mod listen;
 pub mod netns;
 pub mod process;
+mod queue;
 mod retry;
 mod rtnl;
 pub mod segment;
