@@ -18,6 +18,7 @@ pub mod listen;
 mod listening;
 pub mod netns;
 pub mod process;
+mod queue;
 mod retry;
 mod rtnl;
 pub mod segment;
@@ -35,7 +36,7 @@ pub use attach_error::{
     APPARMOR_RESTRICTION, AttachError, Errno, JoinAction, NamespaceKind, sysctl, userns_remedy,
 };
 pub use bess::Bess;
-pub use ip_ether::IpEther;
+pub use ip_ether::{IpEther, IpGuest, IpPorts};
 pub use listening::{Listening, Seen, SocketWatch};
 pub use socket_file::{Access, SocketFile, SocketFileError};
 pub use tun::Tap;

@@ -479,7 +479,7 @@ mod tests {
 
     fn link(fd: OwnedFd) -> Box<dyn Link> {
         let ends = Ends::one(fd).expect("descriptor");
-        Box::new(DatagramLink::new(ends, Medium::Ethernet))
+        Box::new(DatagramLink::new(ends, Medium::Ethernet).expect("link"))
     }
 
     /// A switch and the far ends of three of its ports.
