@@ -103,6 +103,12 @@ pub trait Link: fmt::Debug {
     /// `WouldBlock` when the medium is full: the frame is dropped, as on any
     /// wire. Any other error means that this frame could not be sent.
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// The ports that the link is made of, at most [`switch::MAX_PORTS`]; none
+    /// for one that is not made of several.
+    fn ports(&self) -> Vec<switch::PortInfo> {
+        Vec::new()
+    }
 }
 
 /// A door for the fuzz targets: reads a virtio network header in front of a
