@@ -10,6 +10,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::ctl::CtlArgs;
 use super::doctor::DoctorArgs;
+use super::links::{self, LinkSpec};
 use super::speedtest::SpeedtestArgs;
 use super::values;
 use crate::config::Outbound;
@@ -53,6 +54,44 @@ wrong command line; with 'run' that of the command, 128 + n when signal n ended 
 it was not found, 126 when it could not be started.
 ";
 
+/// What `--link` takes; a test compares it with the parser's own list.
+const LINKS: &str = "\
+Links:
+  tap:NAME[,netns=PID|PATH|NAME][,userns=PATH][,static]
+      A TAP interface. With 'static' gw sets its addresses and routes
+  tun:NAME[,netns=PID|PATH|NAME][,userns=PATH]
+      A TUN interface, which carries bare IP. In a namespace gw sets its addresses and routes
+  fd[:N|:IN,OUT][,framing=dgram|len16|len32][,medium=ether|ip]
+      Open descriptors. Without numbers $VPNFD, else standard input and output. Streams need a
+      framing: len16 is VDE's, len32 QEMU's
+  exec[,restart][,shell][,dgram][,medium=ether|ip]:COMMAND
+      A child: frames are messages on its standard input and output. All behind the colon is the
+      command
+  udp:ADDR:PORT[,framing=raw|len16][,peer=ADDR:PORT]
+      Frames in datagrams: QEMU's '-netdev dgram', VirtualBox's UDP tunnel. With 'peer' for that
+      one only
+  vde:DIR or vde:DIR[PORT], or vde: for the default switch
+      A port of a VDE switch that runs there
+  vdeswitch:DIR[,mode=OCTAL][,group=GROUP]
+      A VDE switch, which VDE clients plug into
+  qemu:PATH[,mode=OCTAL][,group=GROUP] or qemu:ADDR:PORT
+      QEMU connects to it: '-netdev stream,addr.type=unix,addr.path=PATH,server=off'
+  bess:PATH[,mode=OCTAL][,group=GROUP]
+      User-Mode Linux connects to it: 'vec0:transport=bess,dst=PATH'
+  unixgram:PATH[,mode=OCTAL][,group=GROUP]
+      Frames in datagrams on a unix socket: vfkit, QEMU's '-netdev dgram'
+
+A backslash takes the meaning of a comma, bracket or backslash away.
+
+Examples:
+  gw serve --link qemu:/run/user/1000/net.sock
+  gw serve --link vdeswitch:/run/user/1000/vde --link tap:tap0,netns=4711
+  gw serve --link udp:127.0.0.1:5555 -p 8022:22 --control /run/user/1000/gw.sock
+
+Exit status: 0 after SIGTERM or SIGINT; 1 when something failed, or when the only link has ended
+and cannot come back; 2 for a wrong command line.
+";
+
 const PUBLISH_HELP: &str = "\
 Let a port of this host lead to the guest's; repeatable. PORT may be a range, 8000-8010, with as \
 many guest ports or none; 0 lets the system choose. TCP unless '/udp' is added. Without ADDR it \
@@ -77,7 +116,7 @@ long as they do, on localhost or ADDR";
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
     max_term_width = 100,
-    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]\n       gw ctl <PATH> <VERB> [OPTIONS]\n       gw slirp4netns [OPTIONS] <PID|PATH|FD> [TAPNAME]\n       gw speedtest [OPTIONS]\n       gw doctor [--json]"
+    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]\n       gw serve --link <SPEC>... [OPTIONS]\n       gw ctl <PATH> <VERB> [OPTIONS]\n       gw slirp4netns [OPTIONS] <PID|PATH|FD> [TAPNAME]\n       gw speedtest [OPTIONS]\n       gw doctor [--json]"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -91,6 +130,9 @@ pub(crate) struct Cli {
     /// User namespace to join first [default: the one that owns the network namespace]
     #[arg(long, value_name = "PATH", requires = "netns")]
     pub(crate) userns: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) interface: InterfaceArgs,
 
     #[command(flatten)]
     pub(crate) gateway: GatewayArgs,
@@ -110,6 +152,17 @@ pub(crate) enum Command {
         max_term_width = 100
     )]
     Run(Box<RunArgs>),
+    /// Serves virtual machines, VDE switches, programs and interfaces, without a namespace
+    ///
+    /// All links together are one network, as if plugged into one switch: guests reach each
+    /// other, get their addresses by DHCP, and find each other by the names that they give there
+    /// (NAME or NAME.gw.internal).
+    #[command(
+        after_long_help = LINKS,
+        override_usage = "gw serve --link <SPEC> [--link <SPEC>]... [OPTIONS]",
+        max_term_width = 100
+    )]
+    Serve(Box<ServeArgs>),
     /// Measures the gateway on this machine; needs nothing else and no network
     #[command(max_term_width = 100)]
     Speedtest(SpeedtestArgs),
@@ -148,6 +201,9 @@ pub(crate) struct RunArgs {
     pub(crate) map_root: bool,
 
     #[command(flatten)]
+    pub(crate) interface: InterfaceArgs,
+
+    #[command(flatten)]
     pub(crate) gateway: GatewayArgs,
 
     /// The command and its arguments [default: $SHELL, else /bin/sh]
@@ -155,17 +211,23 @@ pub(crate) struct RunArgs {
     pub(crate) command: Vec<OsString>,
 }
 
-/// Options that all ways to serve a namespace share.
+/// Options of `gw serve`.
 #[derive(Debug, Args)]
-pub(crate) struct GatewayArgs {
+pub(crate) struct ServeArgs {
+    /// A link to guests; repeatable. 'gw serve --help' lists the forms
+    #[arg(long, value_name = "SPEC", value_parser = links::parse)]
+    pub(crate) link: Vec<LinkSpec>,
+
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+}
+
+/// Options about the one interface of a namespace.
+#[derive(Debug, Args)]
+pub(crate) struct InterfaceArgs {
     /// Name of the TAP interface in the namespace
     #[arg(long, value_name = "NAME", default_value = "tap0", value_parser = values::ifname, help_heading = "Interface")]
     pub(crate) ifname: String,
-
-    /// Largest IP packet on the link, in bytes, 68 to 65520; IPv6 needs 1280. Throughput hardly
-    /// depends on it
-    #[arg(long, value_name = "BYTES", default_value = "1500", value_parser = values::mtu, help_heading = "Interface")]
-    pub(crate) mtu: Mtu,
 
     /// The guest's MAC address [default: the kernel's choice]
     #[arg(long, value_name = "MAC", value_parser = values::mac, help_heading = "Interface")]
@@ -175,6 +237,15 @@ pub(crate) struct GatewayArgs {
     /// TAP of that name that exists already is used as it is
     #[arg(long, conflicts_with = "mac", help_heading = "Interface")]
     pub(crate) no_configure: bool,
+}
+
+/// Options that all ways to serve share.
+#[derive(Debug, Args)]
+pub(crate) struct GatewayArgs {
+    /// Largest IP packet on the link, in bytes, 68 to 65520; IPv6 needs 1280. Throughput hardly
+    /// depends on it
+    #[arg(long, value_name = "BYTES", default_value = "1500", value_parser = values::mtu, help_heading = "Interface")]
+    pub(crate) mtu: Mtu,
 
     /// The guest's IPv4 network, prefix length 1 to 25 [default: 10.0.2.0/24]
     #[arg(long, value_name = "NET/LEN", value_parser = values::cidr, conflicts_with = "no_ipv4", help_heading = "Addresses")]

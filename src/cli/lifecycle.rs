@@ -62,7 +62,12 @@ pub(crate) struct Handles {
 impl Handles {
     /// Takes the descriptors over. To be called before anything else is opened.
     pub(crate) fn adopt(config: &Config) -> Result<Self, LifecycleError> {
-        let passed = passed::adopt(config)?;
+        Self::adopt_beside(config, &[])
+    }
+
+    /// As [`Handles::adopt`], where `links` are descriptors that belong to links.
+    pub(crate) fn adopt_beside(config: &Config, links: &[RawFd]) -> Result<Self, LifecycleError> {
+        let passed = passed::adopt(config, links)?;
         let ready = config.ready_fd.map(adopt_ready).transpose()?;
         let exit = config.exit_fd.map(adopt_exit).transpose()?;
         Ok(Self {

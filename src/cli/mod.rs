@@ -2,7 +2,8 @@
 //!
 //! `args` is what can be written, `values` parses single values, `resolve` makes
 //! a [`Config`](crate::config::Config) of it. `serve` and `run` are the two ways to
-//! come by a namespace; both fork what they need before the runtime starts.
+//! come by a namespace, `links` is that to do without; all fork what they need
+//! before the runtime starts.
 //! `slirp4netns` is another front door, with a command line of its own.
 
 mod args;
@@ -10,6 +11,7 @@ mod ctl;
 mod doctor;
 mod host;
 mod lifecycle;
+mod links;
 mod messages;
 mod notify;
 mod passed;
@@ -33,6 +35,7 @@ use tracing::level_filters::LevelFilter;
 
 use self::args::{Cli, Command};
 use self::lifecycle::LifecycleError;
+use self::links::LinkError;
 use self::messages::{Voice, print_remedy, print_usage_error};
 use self::resolve::{Invocation, Mode, UsageError};
 use crate::gateway::GatewayError;
@@ -46,6 +49,7 @@ gw connects a network namespace to the network, without privileges; say what to 
   gw run                 a shell in a namespace of its own
   gw run -- CMD ARGS...  a command; gw ends with its exit status
   gw --netns PID         the namespace of a process that is there already
+  gw serve --link SPEC   virtual machines, VDE switches, other programs
   gw speedtest           nothing: measures the gateway on this machine
   gw doctor              nothing: says whether gw works on this machine
 
@@ -102,6 +106,10 @@ enum Failure {
     Fork(#[source] io::Error),
     #[error("cannot watch the command: {0}")]
     Watch(#[source] io::Error),
+    #[error(transparent)]
+    Link(Box<LinkError>),
+    #[error("the link '{link}' is gone: {reason}; start gw again when its other end is back")]
+    LinkEnded { link: String, reason: io::Error },
     #[error(
         "the TAP is gone: somebody removed it from the namespace; start gw again to make a new one"
     )]
@@ -171,7 +179,7 @@ fn execute(invocation: &Invocation) -> Exit {
         warnings,
     } = invocation;
     let log_default = match mode {
-        Mode::Attach { .. } => LevelFilter::INFO,
+        Mode::Attach { .. } | Mode::Serve(_) => LevelFilter::INFO,
         // Nobody could know the ports that the system chooses otherwise.
         Mode::Run(_) if summary::chooses_ports(config) => LevelFilter::INFO,
         // The command writes to the same place.
@@ -185,6 +193,7 @@ fn execute(invocation: &Invocation) -> Exit {
     let result = match mode {
         Mode::Attach { target, userns } => serve::serve(config, target, userns.as_deref(), voice),
         Mode::Run(mode) => run::run(config, mode, voice),
+        Mode::Serve(links) => links::serve::serve(config, links, voice),
     };
     result.unwrap_or_else(|failure| {
         voice.fail(&failure);
@@ -219,6 +228,7 @@ pub fn fuzz_values(text: &str) {
     let _ = values::host(text);
     let _ = values::memory(text);
     let _ = values::fd(text);
+    let _ = links::parse(text);
 }
 
 /// A door for the fuzz targets: reads a whole command line, also as slirp4netns's.

@@ -22,8 +22,8 @@ struct Announced {
 }
 
 /// Takes them over. To be called before anything else is opened, and before other
-/// descriptors of `config` are taken over.
-pub(super) fn adopt(config: &Config) -> Result<Passed, LifecycleError> {
+/// descriptors, of `config` and those that `links` names, are taken over.
+pub(super) fn adopt(config: &Config, links: &[RawFd]) -> Result<Passed, LifecycleError> {
     let variable = |name| env::var(name).unwrap_or_default();
     let announced = announced(
         std::process::id(),
@@ -33,13 +33,13 @@ pub(super) fn adopt(config: &Config) -> Result<Passed, LifecycleError> {
     );
     let mut sockets = Vec::with_capacity(announced.len());
     for Announced { fd, name } in announced {
-        for (option, other) in [
+        let own = [
             ("--ready-fd", config.ready_fd),
             ("--exit-fd", config.exit_fd),
-        ] {
-            if other == Some(fd) {
-                return Err(LifecycleError::IsPassed { option, fd });
-            }
+        ];
+        let links = links.iter().map(|fd| ("--link fd", Some(*fd)));
+        if let Some((option, _)) = own.into_iter().chain(links).find(|(_, o)| *o == Some(fd)) {
+            return Err(LifecycleError::IsPassed { option, fd });
         }
         let socket = sys::adopt_fd(fd).map_err(|_| LifecycleError::NotPassed(fd))?;
         sockets.push(PassedSocket { name, socket });

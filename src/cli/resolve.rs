@@ -5,13 +5,17 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::{Cli, Command, DEFAULT_CIDR, DEFAULT_CIDR6, GatewayArgs, LogFormat};
+use super::args::{
+    Cli, Command, DEFAULT_CIDR, DEFAULT_CIDR6, GatewayArgs, InterfaceArgs, LogFormat,
+};
+use super::links::{LinkSpec, LinkSpecError};
 use super::values::{self, BadValue};
 use crate::config::{Config, Configure, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig};
 use crate::forward::{AutoPublish, ForwardSpec, PublishOption};
 use crate::net::{AddressPlan, MacAddr, Mtu};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
+use crate::tap::switch::MAX_PORTS;
 
 /// Where the host's resolver settings are.
 pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -37,6 +41,35 @@ pub(crate) enum UsageError {
     /// `auto` twice.
     #[error("--publish auto can be given once; put exceptions behind it, like auto,except=22")]
     TwoAutos,
+    /// `gw serve` without anybody to serve.
+    #[error(
+        "say whom to serve, with --link: 'gw serve --link qemu:PATH' for a virtual machine, \
+         'gw serve --link vdeswitch:DIR' for several; 'gw serve --help' lists all kinds"
+    )]
+    NoLinks,
+    /// More links than a switch has ports.
+    #[error("{0} links are too many; at most {MAX_PORTS} share a gateway")]
+    TooManyLinks(usize),
+    /// Bare IP has no addresses by which a switch could tell guests apart.
+    #[error(
+        "'{0}' carries bare IP packets, which cannot be switched: a gateway has one such link \
+         and no other; start a gateway for each, or use links that carry Ethernet"
+    )]
+    IpAmongOthers(String),
+    /// Two links with the same static address.
+    #[error(
+        "one link at most can be 'static': there is one such address; leave the others to DHCP"
+    )]
+    TwoStatic,
+    /// One descriptor for two links, or for a link and something else.
+    #[error("descriptor {0} is given twice; each purpose needs one of its own")]
+    FdTwice(i32),
+    /// There is no namespace whose sockets could be looked at.
+    #[error("--publish auto is for namespaces; name the ports, like -p 8080:80")]
+    AutoWithoutNamespace,
+    /// A link that makes no sense.
+    #[error("{0}")]
+    Link(#[from] LinkSpecError),
     /// A value that a parser refused.
     #[error("{0}")]
     Value(#[from] BadValue),
@@ -62,6 +95,8 @@ pub(crate) enum Mode {
     },
     /// It is made for a command.
     Run(RunMode),
+    /// There is none: guests are behind links.
+    Serve(Vec<LinkSpec>),
 }
 
 /// What runs in a new namespace.
@@ -103,7 +138,8 @@ pub(crate) enum Level {
 
 /// Makes sense of a command line.
 pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
-    let (mode, gateway) = match (cli.command, cli.netns) {
+    let (mode, interface, gateway) = match (cli.command, cli.netns) {
+        (Some(Command::Serve(serve)), _) => return links(serve.link, serve.gateway),
         (Some(Command::Run(run)), _) => {
             let identity = if run.map_root {
                 Identity::Root
@@ -115,6 +151,7 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
                     command: run.command,
                     identity,
                 }),
+                run.interface,
                 run.gateway,
             )
         }
@@ -124,19 +161,97 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
                 target,
                 userns: cli.userns,
             },
+            cli.interface,
             cli.gateway,
         ),
         (_, None) => return Err(UsageError::NothingToDo),
     };
     let messages = messages(&gateway);
     let mut warnings = Vec::new();
-    let config = config(gateway, &mut warnings)?;
+    let config = config(interface.into(), gateway, &mut warnings)?;
     Ok(Invocation {
         config,
         mode,
         messages,
         warnings,
     })
+}
+
+/// Makes sense of `gw serve`.
+fn links(mut links: Vec<LinkSpec>, gateway: GatewayArgs) -> Result<Invocation, UsageError> {
+    let told = std::env::var_os("VPNFD");
+    for link in &mut links {
+        link.settle(told.as_deref())?;
+    }
+    check_links(&links, &gateway)?;
+    let interface = InterfaceConfig {
+        name: names(&links),
+        mac: None,
+        configure: if links.iter().any(LinkSpec::is_configured) {
+            Configure::Static
+        } else {
+            Configure::LeaveAlone
+        },
+        guest_sockets: GuestSockets::Unseen,
+    };
+    let messages = messages(&gateway);
+    let mut warnings = Vec::new();
+    let config = config(interface, gateway, &mut warnings)?;
+    if config.auto_publish.is_some() {
+        return Err(UsageError::AutoWithoutNamespace);
+    }
+    Ok(Invocation {
+        config,
+        mode: Mode::Serve(links),
+        messages,
+        warnings,
+    })
+}
+
+fn check_links(links: &[LinkSpec], gateway: &GatewayArgs) -> Result<(), UsageError> {
+    match links.len() {
+        0 => return Err(UsageError::NoLinks),
+        1..=MAX_PORTS => {}
+        many => return Err(UsageError::TooManyLinks(many)),
+    }
+    if let Some(ip) = links.iter().find(|link| link.carries_ip())
+        && links.len() > 1
+    {
+        return Err(UsageError::IpAmongOthers(ip.to_string()));
+    }
+    if links.iter().filter(|link| link.is_configured()).count() > 1 {
+        return Err(UsageError::TwoStatic);
+    }
+    let others = [gateway.ready_fd, gateway.exit_fd].into_iter().flatten();
+    let mut used: Vec<i32> = others.collect();
+    for fd in links.iter().flat_map(LinkSpec::descriptors) {
+        if used.contains(&fd) {
+            return Err(UsageError::FdTwice(fd));
+        }
+        used.push(fd);
+    }
+    Ok(())
+}
+
+/// What stands for an interface's name when clients of the control socket ask.
+fn names(links: &[LinkSpec]) -> String {
+    let names: Vec<String> = links.iter().map(ToString::to_string).collect();
+    names.join(" ")
+}
+
+impl From<InterfaceArgs> for InterfaceConfig {
+    fn from(args: InterfaceArgs) -> Self {
+        Self {
+            name: args.ifname,
+            mac: args.mac,
+            configure: if args.no_configure {
+                Configure::LeaveAlone
+            } else {
+                Configure::Static
+            },
+            guest_sockets: GuestSockets::Unseen,
+        }
+    }
 }
 
 fn messages(args: &GatewayArgs) -> Messages {
@@ -152,7 +267,11 @@ fn messages(args: &GatewayArgs) -> Messages {
     }
 }
 
-fn config(args: GatewayArgs, warnings: &mut Vec<String>) -> Result<Config, UsageError> {
+fn config(
+    interface: InterfaceConfig,
+    args: GatewayArgs,
+    warnings: &mut Vec<String>,
+) -> Result<Config, UsageError> {
     if let (Some(ready), Some(exit)) = (args.ready_fd, args.exit_fd)
         && ready == exit
     {
@@ -164,17 +283,11 @@ fn config(args: GatewayArgs, warnings: &mut Vec<String>) -> Result<Config, Usage
         dns: dns(&args)?,
         plan,
         interface: InterfaceConfig {
-            name: args.ifname,
-            mac: args.mac,
-            configure: if args.no_configure {
-                Configure::LeaveAlone
-            } else {
-                Configure::Static
-            },
             guest_sockets: match auto_publish {
                 Some(_) => GuestSockets::Followed,
                 None => GuestSockets::Unseen,
             },
+            ..interface
         },
         host_loopback: args.host_loopback.unwrap_or(HostLoopback::Closed),
         outbound4: args.outbound_addr,

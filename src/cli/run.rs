@@ -38,7 +38,7 @@ use super::resolve::RunMode;
 use super::{Exit, Failure, resolv_conf, runtime, summary};
 use crate::config::{Config, Configure};
 use crate::forward::ForwardInfo;
-use crate::gateway::{Gateway, Inherited, StopReason};
+use crate::gateway::{End, Gateway, Inherited, StopReason};
 use crate::tap::netns::{Received, handover_pair, receive};
 use crate::tap::sys::{self, Child};
 
@@ -118,10 +118,10 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
         let forwards: Vec<ForwardInfo> = gateway.forwards().collect();
         gateway.run(|| ready(&forwards), stop).await
     })?;
-    match ended.reason {
-        Some(StopReason::CommandEnded) => command.wait(),
-        Some(_) => command.terminate(&pidfd),
-        None => {
+    match ended.end {
+        End::Asked(StopReason::CommandEnded) => command.wait(),
+        End::Asked(_) => command.terminate(&pidfd),
+        End::LinkGone(_) => {
             let _ = command.terminate(&pidfd);
             Err(Failure::LinkGone)
         }

@@ -2,6 +2,7 @@
 //! serve one share.
 
 use std::future::Future;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -11,10 +12,10 @@ use super::messages::{Audience, Voice, set_level};
 use super::notify::Notifier;
 use super::{Exit, Failure, runtime, summary};
 use crate::config::Config;
-use crate::forward::ForwardInfo;
-use crate::gateway::{Gateway, Inherited, StopReason};
-use crate::tap::Link;
+use crate::forward::{ForwardInfo, Passed};
+use crate::gateway::{End, Gateway, Inherited, StopReason};
 use crate::tap::netns::{Attached, NetnsTarget, attach};
+use crate::tap::{Link, Watch};
 
 /// Those that end the gateway in good order.
 const ENDING: [Signal; 4] = [
@@ -31,14 +32,7 @@ pub(super) fn serve(
     userns: Option<&Path>,
     voice: Voice,
 ) -> Result<Exit, Failure> {
-    let mut handles = Handles::adopt(config)?;
-    let exit = handles.take_exit();
-    let signals = Signals::block(&ENDING)?;
-    handles.open_pid_file(config)?;
-    let notifier = Notifier::from_env().unwrap_or_else(|e| {
-        voice.warn(&e.to_string());
-        None
-    });
+    let (mut starter, ending) = prepare(config, &[], voice)?;
     let Attached {
         tap,
         sockets,
@@ -47,17 +41,11 @@ pub(super) fn serve(
         helper,
     } = attach(target, userns, &config.interface, &config.plan)?;
     let inherited = Inherited {
-        passed: handles.take_passed(),
+        passed: starter.take_passed(),
         sockets,
     };
     let ready = |forwards: &[ForwardInfo]| {
-        for warning in made.warnings.iter().cloned().chain(handles.announce()) {
-            voice.warn(&warning);
-        }
-        let told = notifier.map(|manager| manager.ready(&format!("Serving {target}")));
-        if let Some(Err(e)) = told {
-            voice.warn(&e.to_string());
-        }
+        starter.announce(&format!("Serving {target}"), &made.warnings, voice);
         match voice.audience() {
             Audience::Person => voice.show(&summary::block(config, target, &made, forwards)),
             Audience::Log => {
@@ -71,27 +59,90 @@ pub(super) fn serve(
         // Long gone by now.
         drop(helper);
     };
-    let stop = async {
+    let stop = ending.happened(Some(&watch));
+    match carry(config, Box::new(tap), inherited, || Ok(()), ready, stop)? {
+        End::Asked(_) => Ok(Exit::Success),
+        End::LinkGone(_) => Err(Failure::LinkGone),
+    }
+}
+
+/// Whoever has started this process, and wants to hear that it serves.
+#[derive(Debug)]
+pub(super) struct Starter {
+    handles: Handles,
+    notifier: Option<Notifier>,
+}
+
+/// What ends a gateway that serves nobody's command.
+#[derive(Debug)]
+pub(super) struct Ending {
+    exit: Option<OwnedFd>,
+    signals: Signals,
+}
+
+/// Takes over what the process was handed, but for the descriptors `links`, and
+/// sets up what ends it. To be called before anything else is opened.
+pub(super) fn prepare(
+    config: &Config,
+    links: &[RawFd],
+    voice: Voice,
+) -> Result<(Starter, Ending), Failure> {
+    let mut handles = Handles::adopt_beside(config, links)?;
+    let exit = handles.take_exit();
+    let signals = Signals::block(&ENDING)?;
+    handles.open_pid_file(config)?;
+    let notifier = Notifier::from_env().unwrap_or_else(|e| {
+        voice.warn(&e.to_string());
+        None
+    });
+    Ok((Starter { handles, notifier }, Ending { exit, signals }))
+}
+
+impl Starter {
+    /// The service manager's sockets.
+    pub(super) fn take_passed(&mut self) -> Passed {
+        self.handles.take_passed()
+    }
+
+    /// Says that traffic flows: to the process that waits for it, and to a
+    /// service manager with a line of `status`. Then the warnings there are.
+    pub(super) fn announce(mut self, status: &str, warnings: &[String], voice: Voice) {
+        for warning in warnings.iter().cloned().chain(self.handles.announce()) {
+            voice.warn(&warning);
+        }
+        let told = self.notifier.map(|manager| manager.ready(status));
+        if let Some(Err(e)) = told {
+            voice.warn(&e.to_string());
+        }
+    }
+}
+
+impl Ending {
+    /// Resolves when somebody says stop, or what `watch` looks at is gone.
+    pub(super) async fn happened(&self, watch: Option<&Watch>) -> StopReason {
+        let gone = async {
+            match watch {
+                // Where it cannot be waited for, stopping is better than serving
+                // for ever.
+                Some(watch) => watch.gone().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            // Where signals or the target cannot be waited for, stopping is
-            // better than serving for ever.
-            signal = signals.next() => match signal {
+            signal = self.signals.next() => match signal {
                 Ok(info) => StopReason::Signal(i32::try_from(info.ssi_signo).unwrap_or(0)),
+                // The same.
                 Err(_) => StopReason::Signal(0),
             },
-            () = exit_requested(exit.as_ref()) => StopReason::ExitFd,
-            _ = watch.gone() => StopReason::TargetGone,
+            () = exit_requested(self.exit.as_ref()) => StopReason::ExitFd,
+            _ = gone => StopReason::TargetGone,
         }
-    };
-    match carry(config, Box::new(tap), inherited, || Ok(()), ready, stop)? {
-        Some(_) => Ok(Exit::Success),
-        None => Err(Failure::LinkGone),
     }
 }
 
 /// Builds the gateway on `link` and serves until `stop` resolves, or the link is
-/// gone (`None`). `settle` is called when all that the gateway needs is open, to
-/// give up what it does not need; then `ready`, when traffic flows.
+/// gone. `settle` is called when all that the gateway needs is open, to give up
+/// what it does not need; then `ready`, when traffic flows.
 pub(super) fn carry(
     config: &Config,
     link: Box<dyn Link>,
@@ -99,7 +150,7 @@ pub(super) fn carry(
     settle: impl FnOnce() -> Result<(), Failure>,
     ready: impl FnOnce(&[ForwardInfo]),
     stop: impl Future<Output = StopReason>,
-) -> Result<Option<StopReason>, Failure> {
+) -> Result<End, Failure> {
     raise_descriptor_limit();
     let ended = runtime()?.block_on(async {
         let mut gateway = Gateway::new(config, link, inherited)?;
@@ -108,8 +159,8 @@ pub(super) fn carry(
         let forwards: Vec<ForwardInfo> = gateway.forwards().collect();
         Ok::<_, Failure>(gateway.run(|| ready(&forwards), stop).await?)
     })?;
-    if let Some(reason) = ended.reason {
+    if let End::Asked(reason) = ended.end {
         tracing::info!(?reason, "stopped");
     }
-    Ok(ended.reason)
+    Ok(ended.end)
 }

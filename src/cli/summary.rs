@@ -1,8 +1,9 @@
-//! What `gw --netns` tells a person once it serves.
+//! What `gw --netns` and `gw serve` tell a person once they serve.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use super::links::LinkSpec;
 use crate::config::{Config, Configure, Outbound};
 use crate::forward::spec::SYSTEMS_CHOICE;
 use crate::forward::{ExposeTo, ForwardInfo, ForwardSpec, PublishAt};
@@ -21,27 +22,78 @@ pub(crate) fn block(
     forwards: &[ForwardInfo],
 ) -> String {
     let mut text = format!("Serving the network namespace of {target}.\n");
-    let mut line = |title: &str, what: String| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {title:<10} {what}");
+    line(&mut text, "interface", &interface(config, made));
+    common(&mut text, config, &dns(config), forwards);
+    text
+}
+
+/// The same for `gw serve`.
+pub(crate) fn links_block(config: &Config, links: &[LinkSpec], forwards: &[ForwardInfo]) -> String {
+    let mut text = match links {
+        [link] => format!("Serving {link}.\n"),
+        links => format!("Serving {} links, as one network.\n", links.len()),
     };
-    line("interface", interface(config, made));
-    for (family, addresses) in addresses(config) {
-        line(family, addresses);
+    for link in links.iter().filter(|_| links.len() > 1) {
+        line(&mut text, "link", &link.to_string());
     }
-    line("DNS", dns(config));
-    line("reachable", reachable(config));
+    line(&mut text, "gateway", &gateway(config));
+    common(&mut text, config, &told_dns(config), forwards);
+    text
+}
+
+/// The same in one line, for logs.
+pub(crate) fn links_line(config: &Config, links: &[LinkSpec], forwards: &[ForwardInfo]) -> String {
+    let links: Vec<String> = links.iter().map(ToString::to_string).collect();
+    let mut parts = vec![links.join(" and "), format!("gateway {}", gateway(config))];
+    parts.extend(
+        addresses(config)
+            .into_iter()
+            .map(|(family, a)| format!("{family} {a}")),
+    );
+    parts.push(format!("DNS {}", told_dns(config)));
+    parts.extend(ports_line(config, forwards));
+    parts.join("; ")
+}
+
+fn gateway(config: &Config) -> String {
+    let (mac, mtu) = (config.plan.gateway_mac, config.plan.mtu);
+    format!("MAC {mac}, MTU {mtu} bytes")
+}
+
+/// What is said of the resolver to guests that may ask by DHCP.
+fn told_dns(config: &Config) -> String {
+    match (config.interface.configure, &config.dns) {
+        (Configure::LeaveAlone, Some(_)) => {
+            let servers = resolvers(&config.plan);
+            let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+            format!("{}, as guests are told", servers.join(" and "))
+        }
+        _ => dns(config),
+    }
+}
+
+fn line(text: &mut String, title: &str, what: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "  {title:<10} {what}");
+}
+
+/// What is the same whoever is served.
+fn common(text: &mut String, config: &Config, dns: &str, forwards: &[ForwardInfo]) {
+    for (family, addresses) in addresses(config) {
+        line(text, family, &addresses);
+    }
+    line(text, "DNS", dns);
+    line(text, "reachable", &reachable(config));
     for forward in forwards.iter().take(MAX_PORT_LINES) {
         let (title, what) = forwarded(forward);
-        line(title, what);
+        line(text, title, &what);
     }
     if let Some(more) = forwards.len().checked_sub(MAX_PORT_LINES + 1) {
-        line("", format!("and {} more forwards", more + 1));
+        line(text, "", &format!("and {} more forwards", more + 1));
     }
     if let Some(auto) = followed(config) {
-        line("published", auto);
+        line(text, "published", &auto);
     }
-    text
 }
 
 /// The same in one line, for logs.

@@ -68,11 +68,20 @@ pub enum StopReason {
     Requested,
 }
 
+/// What ended a gateway.
+#[derive(Debug)]
+pub enum End {
+    /// It was asked to stop.
+    Asked(StopReason),
+    /// The link went away, for this reason.
+    LinkGone(io::Error),
+}
+
 /// How a gateway ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// What asked for it; `None`: the link went away.
-    pub reason: Option<StopReason>,
+    /// What ended it.
+    pub end: End,
     /// What was dropped while it ran.
     pub counters: Counters,
 }
@@ -142,7 +151,7 @@ impl Outlet for SharedLink {
 }
 
 /// What a round left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Round {
     /// Nothing happened.
     Idle,
@@ -151,7 +160,7 @@ enum Round {
     /// More to do at once.
     Busy,
     /// The link is gone.
-    LinkGone,
+    LinkGone(io::Error),
 }
 
 impl Gateway {
@@ -236,13 +245,13 @@ impl Gateway {
         let local = tokio::task::LocalSet::new();
         local
             .run_until(async move {
-                let reason = self
+                let end = self
                     .serve(ready, stop)
                     .await
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
                 Ok(Ended {
-                    reason,
+                    end,
                     counters: self.slirp.counters().clone(),
                 })
             })
@@ -253,7 +262,7 @@ impl Gateway {
         &mut self,
         ready: impl FnOnce(),
         stop: impl Future<Output = StopReason>,
-    ) -> io::Result<Option<StopReason>> {
+    ) -> io::Result<End> {
         let events = self.slirp.readiness().try_clone_to_owned()?;
         let events = watch_readable(events)?;
         let mut stop = pin!(stop);
@@ -265,21 +274,21 @@ impl Gateway {
         ready();
         loop {
             match self.round()? {
-                Round::LinkGone => return Ok(None),
+                Round::LinkGone(reason) => return Ok(End::LinkGone(reason)),
                 Round::Busy => {
                     last_traffic = Some(Instant::now());
                     rounds += 1;
                     if rounds % ROUNDS_PER_YIELD == 0 {
                         tokio::select! {
                             biased;
-                            reason = &mut stop => return Ok(Some(reason)),
+                            reason = &mut stop => return Ok(End::Asked(reason)),
                             () = tokio::task::yield_now() => {}
                         }
                         while let Ok(answer) = self.answers.try_recv() {
                             self.answer(&answer);
                         }
                         if let ControlFlow::Break(reason) = self.do_waiting_commands() {
-                            return Ok(Some(reason));
+                            return Ok(End::Asked(reason));
                         }
                         self.ports.poll(Instant::now(), &mut self.slirp);
                     }
@@ -298,14 +307,14 @@ impl Gateway {
             self.slirp.wake_by(deadline)?;
             tokio::select! {
                 biased;
-                reason = &mut stop => return Ok(Some(reason)),
+                reason = &mut stop => return Ok(End::Asked(reason)),
                 // Cleared before the sockets are looked at: what comes later is
                 // a new edge.
                 guard = events.readable() => guard?.clear_ready(),
                 Some(answer) = self.answers.recv() => self.answer(&answer),
                 command = control::next(&mut self.control) => {
                     if let ControlFlow::Break(reason) = self.do_command(command) {
-                        return Ok(Some(reason));
+                        return Ok(End::Asked(reason));
                     }
                 }
             }
@@ -320,7 +329,7 @@ impl Gateway {
             Ok(count) => count,
             Err(error) => {
                 tracing::debug!(%error, "the link is gone");
-                return Ok(Round::LinkGone);
+                return Ok(Round::LinkGone(error));
             }
         };
         let seen = self.slirp.poll_host()?;

@@ -7,6 +7,9 @@
 //! either way is one frame, with nothing in front of it. So checksums are
 //! complete and super-frames are cut in software ([`super::segment`]).
 //!
+//! This is the link of `gw slirp4netns --target-type=bess`, which has one guest and
+//! leaves its file behind, as slirp4netns does; [`super::listen`] has a switch's.
+//!
 //! One guest is served at a time. While there is one, others wait in the
 //! socket's queue; when it goes away, which is seen as the end of the stream or
 //! an error, the next is taken, so that a guest can be started again. Frames for
@@ -25,23 +28,14 @@ use nix::sys::socket::{
     sendmsg, setsockopt, socket, sockopt,
 };
 
-use super::segment::Segmenter;
-use super::{Caps, Checksum, Link, Medium, Offload, Received};
+use super::fd::{SOCKET_BUFFER, plain};
+use super::software::{Software, can_carry};
+use super::{Caps, Link, Medium, Offload, Received};
 
 /// Guests that wait for their turn.
 const BACKLOG: i32 = 4;
 
-/// Bytes that may be under way to the guest; the kernel gives less where
-/// net.core.wmem_max says so. Room for a window of TCP, so that bulk data is
-/// not dropped.
-const SEND_BUFFER: usize = 4 << 20;
-
-const CAPS: Caps = Caps {
-    medium: Medium::Ethernet,
-    checksum: false,
-    tso: false,
-    uso: false,
-};
+const CAPS: Caps = plain(Medium::Ethernet);
 
 /// A link to a User-Mode Linux.
 #[derive(Debug)]
@@ -49,8 +43,7 @@ pub struct Bess {
     listener: OwnedFd,
     guest: Option<OwnedFd>,
     epoll: Epoll,
-    gathered: Vec<u8>,
-    segmenter: Segmenter,
+    software: Software,
 }
 
 impl Bess {
@@ -73,8 +66,7 @@ impl Bess {
             listener,
             guest: None,
             epoll,
-            gathered: Vec::new(),
-            segmenter: Segmenter::default(),
+            software: Software::default(),
         };
         bess.watch(bess.listener.as_fd())?;
         Ok(bess)
@@ -102,7 +94,7 @@ impl Bess {
             Err(e) => return Err(e.into()),
         };
         // Less room makes it slower, not wrong.
-        let _ = setsockopt(&guest, sockopt::SndBuf, &SEND_BUFFER);
+        let _ = setsockopt(&guest, sockopt::SndBuf, &SOCKET_BUFFER);
         self.watch(guest.as_fd())?;
         self.epoll.delete(&self.listener)?;
         self.guest = Some(guest);
@@ -163,22 +155,12 @@ impl Link for Bess {
         let Some(guest) = &self.guest else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        let is_complete = match offload.checksum {
-            Checksum::Complete | Checksum::Valid => offload.gso.is_none(),
-            Checksum::Partial { .. } => false,
-        };
-        if is_complete && frame.len() <= MAX_SLICES {
+        if can_carry(&CAPS, offload) && frame.len() <= MAX_SLICES {
             return write(guest, frame);
         }
-        self.gathered.clear();
-        for slice in frame {
-            self.gathered.extend_from_slice(slice);
-        }
-        self.segmenter
-            .each(Medium::Ethernet, offload, &self.gathered, |piece| {
-                write(guest, &[IoSlice::new(piece)])
-            })
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?
+        self.software.send(&CAPS, offload, frame, |_, whole| {
+            write(guest, &[IoSlice::new(whole)])
+        })
     }
 }
 
@@ -194,7 +176,7 @@ fn write(guest: &OwnedFd, frame: &[IoSlice<'_>]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tap::{Gso, GsoKind};
+    use crate::tap::{Checksum, Gso, GsoKind};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::socket::{connect, send};
 

@@ -7,14 +7,28 @@
 //! gateway always speaks in super-frames; a link whose medium cannot carry
 //! them cuts them up itself.
 
+mod acceptor;
 mod attach_error;
 pub mod bess;
+pub mod fd;
+pub mod fdb;
+pub mod framing;
+pub mod ip_ether;
+pub mod listen;
 mod listening;
 pub mod netns;
+pub mod process;
+mod queue;
+mod retry;
 mod rtnl;
 pub mod segment;
+mod socket_file;
+mod software;
+pub mod switch;
 pub mod sys;
 pub mod tun;
+pub mod udp;
+pub mod vde;
 mod vnet;
 mod watch;
 
@@ -22,7 +36,9 @@ pub use attach_error::{
     APPARMOR_RESTRICTION, AttachError, Errno, JoinAction, NamespaceKind, sysctl, userns_remedy,
 };
 pub use bess::Bess;
+pub use ip_ether::{IpEther, IpGuest, IpPorts};
 pub use listening::{Listening, Seen, SocketWatch};
+pub use socket_file::{Access, SocketFile, SocketFileError};
 pub use tun::Tap;
 pub use watch::Watch;
 
@@ -71,10 +87,13 @@ pub trait Link: fmt::Debug {
     /// A descriptor that polls readable when [`Link::recv`] may have a frame.
     fn readiness(&self) -> BorrowedFd<'_>;
 
-    /// Reads one frame into `buf` (at least [`MAX_FRAME_LEN`] bytes).
+    /// Reads one frame into `buf`: at least [`MAX_FRAME_LEN`] bytes, or 14 less
+    /// where frames are bare IP packets. A frame that is none (longer than that,
+    /// or with a header that makes no sense) has 0 bytes.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none. Any other error means that the link is
+    /// `WouldBlock` when there is none; `Interrupted` when something was done
+    /// and the call should be repeated. Any other error means that the link is
     /// gone, and says why.
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received>;
 
@@ -84,6 +103,12 @@ pub trait Link: fmt::Debug {
     /// `WouldBlock` when the medium is full: the frame is dropped, as on any
     /// wire. Any other error means that this frame could not be sent.
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// The ports that the link is made of, at most [`switch::MAX_PORTS`]; none
+    /// for one that is not made of several.
+    fn ports(&self) -> Vec<switch::PortInfo> {
+        Vec::new()
+    }
 }
 
 /// A door for the fuzz targets: reads a virtio network header in front of a

@@ -19,7 +19,7 @@ mod handover;
 mod setup;
 
 pub use handover::{Handed, Received, handover_pair, receive, report};
-pub use setup::{check_device, is_interface_name, make_here};
+pub use setup::{check_device, is_interface_name, make_here, make_tun_here};
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,7 +33,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::attach_error::{AttachError, JoinAction, NamespaceKind};
-use super::{SocketWatch, Tap, Watch, sys};
+use super::{Medium, SocketWatch, Tap, Watch, sys};
 use crate::config::InterfaceConfig;
 use crate::net::AddressPlan;
 
@@ -110,6 +110,31 @@ pub fn attach(
     interface: &InterfaceConfig,
     plan: &AddressPlan,
 ) -> Result<Attached, AttachError> {
+    attach_as(Medium::Ethernet, target, userns, interface, plan)
+}
+
+/// The same with a TUN, which carries bare IP packets. Its routes have no
+/// gateway: whatever the guest sends goes into it. [`super::IpEther`] makes an
+/// Ethernet link of it.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_tun(
+    target: &NetnsTarget,
+    userns: Option<&Path>,
+    interface: &InterfaceConfig,
+    plan: &AddressPlan,
+) -> Result<Attached, AttachError> {
+    attach_as(Medium::Ip, target, userns, interface, plan)
+}
+
+fn attach_as(
+    medium: Medium,
+    target: &NetnsTarget,
+    userns: Option<&Path>,
+    interface: &InterfaceConfig,
+    plan: &AddressPlan,
+) -> Result<Attached, AttachError> {
     let resolved = Resolved::find(target, userns)?;
     if is_own(resolved.net.as_fd(), NamespaceKind::Network) {
         return Err(AttachError::OwnNamespace {
@@ -120,7 +145,7 @@ pub fn attach(
     let mut child = sys::fork_child(|| {
         let made = resolved
             .join(target)
-            .and_then(|()| make_here(interface, plan));
+            .and_then(|()| setup::make(medium, interface, plan));
         match report(&childs, made) {
             Ok(()) => 0,
             Err(_) => 1,

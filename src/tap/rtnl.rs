@@ -41,6 +41,13 @@ pub(super) enum LinkKind {
     Other,
 }
 
+/// A version of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IpVersion {
+    V4,
+    V6,
+}
+
 /// A change to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
@@ -60,6 +67,9 @@ pub(super) enum Change {
     },
     /// Adds a default route.
     DefaultRoute { index: u32, gateway: IpAddr },
+    /// Adds a default route without a gateway, for an interface with one other
+    /// end.
+    DeviceRoute { index: u32, version: IpVersion },
 }
 
 impl Rtnl {
@@ -196,6 +206,9 @@ fn request(change: &Change) -> (RouteNetlinkMessage, u16) {
         Change::DefaultRoute { index, gateway } => {
             (default_route(index, gateway), NLM_F_CREATE | NLM_F_EXCL)
         }
+        Change::DeviceRoute { index, version } => {
+            (device_route(index, version), NLM_F_CREATE | NLM_F_EXCL)
+        }
     }
 }
 
@@ -240,20 +253,38 @@ fn broadcast(addr: Ipv4Addr, prefix_len: u8) -> Ipv4Addr {
 }
 
 fn default_route(index: u32, gateway: IpAddr) -> RouteNetlinkMessage {
+    let version = match gateway {
+        IpAddr::V4(_) => IpVersion::V4,
+        IpAddr::V6(_) => IpVersion::V6,
+    };
+    let mut message = route(index, version);
+    let gateway = RouteAttribute::Gateway(RouteAddress::from(gateway));
+    message.attributes.push(gateway);
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+fn device_route(index: u32, version: IpVersion) -> RouteNetlinkMessage {
+    let mut message = route(index, version);
+    if version == IpVersion::V4 {
+        // Nothing between us and the destination. IPv6 has no such scope.
+        message.header.scope = RouteScope::Link;
+    }
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+/// A default route through interface `index`.
+fn route(index: u32, version: IpVersion) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    message.header.address_family = match gateway {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
+    message.header.address_family = match version {
+        IpVersion::V4 => AddressFamily::Inet,
+        IpVersion::V6 => AddressFamily::Inet6,
     };
-    message.attributes = vec![
-        RouteAttribute::Oif(index),
-        RouteAttribute::Gateway(RouteAddress::from(gateway)),
-    ];
-    RouteNetlinkMessage::NewRoute(message)
+    message.attributes = vec![RouteAttribute::Oif(index)];
+    message
 }
 
 #[cfg(test)]

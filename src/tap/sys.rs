@@ -5,6 +5,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -123,13 +125,19 @@ pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
 /// taken, since the rest of the program uses them too.
 ///
 /// # Errors
-/// `EBADF` when it is not open.
+/// `EBADF` when it is not open, or was not handed down: a descriptor that is open
+/// and would be closed for a program is one that this program has opened.
 pub fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
     let fd = if (0..=libc::STDERR_FILENO).contains(&fd) {
         // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC takes integers; a bad number is
         // an error.
         check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1) })?
     } else {
+        // SAFETY: fcntl(2) with F_GETFD takes integers; a bad number is an error.
+        let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
+        if flags & libc::FD_CLOEXEC != 0 {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
         // SAFETY: fcntl(2) with F_SETFD takes integers; a bad number is an error.
         check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
         fd
@@ -250,6 +258,41 @@ pub fn restore_sigpipe() -> io::Result<()> {
     Ok(())
 }
 
+/// Lets ended children stay until they are waited for. A caller that ignores
+/// SIGCHLD, which is inherited, would have the kernel reap them and forget how
+/// they ended. A handler that somebody installed stays.
+fn keep_children() -> io::Result<()> {
+    if is_ignored(Signal::SIGCHLD) {
+        // SAFETY: no handler is installed: SIG_DFL runs no code of ours.
+        unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+    }
+    Ok(())
+}
+
+/// Starts `command` in a process group of its own. It is killed (SIGKILL) when
+/// the calling thread ends, however that happens.
+///
+/// # Errors
+/// As [`std::process::Command::spawn`].
+pub(super) fn spawn_to_die_with_us(command: &mut Command) -> io::Result<std::process::Child> {
+    keep_children()?;
+    let parent = nix::unistd::getpid();
+    let die = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have gone before that took effect.
+        if nix::unistd::getppid() == parent {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ESRCH))
+        }
+    };
+    command.process_group(0);
+    // SAFETY: between fork and exec the closure makes two system calls, which
+    // are async-signal-safe, and neither allocates nor locks.
+    unsafe { command.pre_exec(die) };
+    command.spawn()
+}
+
 /// A process made by [`fork_child`].
 #[derive(Debug)]
 pub struct Child {
@@ -298,10 +341,7 @@ pub fn fork_child(body: impl FnOnce() -> i32) -> io::Result<Child> {
             "this process has several threads; fork before starting them",
         ));
     }
-    // A caller that ignores SIGCHLD, which is inherited, would have the kernel
-    // reap the child and forget how it ended.
-    // SAFETY: no handler is installed: SIG_DFL runs no code of ours.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+    keep_children()?;
     // SAFETY: there is one thread, so that no lock is held by another and the
     // child may do what it likes, as after any sequential program's fork.
     match unsafe { fork() }? {

@@ -24,9 +24,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use nix::sys::uio::{readv, writev};
 
-use super::segment::Segmenter;
+use super::software::{Software, can_carry};
 use super::sys::{self, TunFlags};
-use super::{Caps, Checksum, GsoKind, Link, Medium, Offload, Received, vnet};
+use super::{Caps, Link, Medium, Offload, Received, vnet};
 
 /// The device through which interfaces are made and carried.
 pub const TUN_DEVICE: &str = "/dev/net/tun";
@@ -65,14 +65,7 @@ enum Framing {
     Bare,
 }
 
-/// State of the cold paths.
-#[derive(Debug, Default)]
-struct Software {
-    gathered: Vec<u8>,
-    segmenter: Segmenter,
-}
-
-/// Why [`open_tap`] failed.
+/// Why [`open_interface`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// [`TUN_DEVICE`] cannot be opened.
@@ -83,16 +76,21 @@ pub enum OpenError {
     Interface(#[source] io::Error),
 }
 
-/// Opens [`TUN_DEVICE`] and attaches it to the TAP `name` of the *current*
-/// network namespace, which is made when missing.
+/// Opens [`TUN_DEVICE`] and attaches it to the interface `name` of the *current*
+/// network namespace, which is made when missing: a TAP for Ethernet, a TUN for
+/// bare IP.
 ///
 /// # Errors
 /// Of opening the device, or of `TUNSETIFF`: `EBUSY` when another program holds
 /// it, `EINVAL` when the name belongs to something else, `EPERM` without
 /// `CAP_NET_ADMIN` in the namespace.
-pub fn open_tap(name: &str) -> Result<OwnedFd, OpenError> {
+pub fn open_interface(name: &str, medium: Medium) -> Result<OwnedFd, OpenError> {
     let tun = open_device().map_err(OpenError::Device)?;
-    let base: TunFlags = libc::IFF_TAP | libc::IFF_NO_PI;
+    let kind = match medium {
+        Medium::Ethernet => libc::IFF_TAP,
+        Medium::Ip => libc::IFF_TUN,
+    };
+    let base: TunFlags = kind | libc::IFF_NO_PI;
     // An interface that somebody else made with several queues, or a kernel
     // that refuses the header, wants to be asked differently; all say EINVAL.
     let vnet = base | libc::IFF_VNET_HDR;
@@ -163,37 +161,14 @@ impl Tap {
         })
     }
 
-    /// Gathers a frame that the kernel would not take as it is, and sends it
-    /// with its checksum complete, in pieces if it is a super-frame.
+    /// Sends what the kernel would not take as it is.
     #[cold]
     fn send_in_software(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        let Self {
-            fd,
-            caps,
-            framing,
-            software,
-        } = self;
-        let Software {
-            gathered,
-            segmenter,
-        } = software;
-        gathered.clear();
-        for slice in frame {
-            gathered.extend_from_slice(slice);
-        }
-        if can_carry(caps, offload) {
-            return write_frame(fd.as_fd(), *framing, offload, &[IoSlice::new(gathered)]);
-        }
-        segmenter
-            .each(caps.medium, offload, gathered, |piece| {
-                write_frame(
-                    fd.as_fd(),
-                    *framing,
-                    &Offload::default(),
-                    &[IoSlice::new(piece)],
-                )
+        let (fd, framing) = (self.fd.as_fd(), self.framing);
+        self.software
+            .send(&self.caps, offload, frame, |offload, whole| {
+                write_frame(fd, framing, offload, &[IoSlice::new(whole)])
             })
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?
     }
 }
 
@@ -248,21 +223,6 @@ impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-/// True when the kernel finishes what `offload` leaves open.
-#[inline]
-fn can_carry(caps: &Caps, offload: &Offload) -> bool {
-    let checksum = match offload.checksum {
-        Checksum::Complete | Checksum::Valid => true,
-        Checksum::Partial { .. } => caps.checksum,
-    };
-    let segmentation = match offload.gso.map(|gso| gso.kind) {
-        None => true,
-        Some(GsoKind::Tcp4 | GsoKind::Tcp6) => caps.tso,
-        Some(GsoKind::Udp) => caps.uso,
-    };
-    checksum && segmentation
 }
 
 /// One `writev` of at most [`MAX_SLICES`] slices, behind a header if there is

@@ -3,6 +3,7 @@
 
 mod harness;
 mod sandbox;
+mod tun;
 
 use std::io::{IoSlice, Read as _, Write as _};
 use std::os::fd::AsFd;
@@ -49,6 +50,8 @@ fn main() -> ExitCode {
         ),
         ("works_without_ipv6", works_without_ipv6),
         ("says_what_is_wrong", says_what_is_wrong),
+        ("configures_a_tun", tun::configures_a_tun),
+        ("a_tun_reaches_the_gateway", tun::a_tun_reaches_the_gateway),
         (
             "works_for_an_unprivileged_user",
             works_for_an_unprivileged_user,

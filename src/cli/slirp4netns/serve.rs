@@ -14,7 +14,7 @@ use crate::cli::serve::carry;
 use crate::cli::{Exit, Failure};
 use crate::config::Config;
 use crate::forward::ForwardInfo;
-use crate::gateway::{Inherited, StopReason};
+use crate::gateway::{End, Inherited, StopReason};
 use crate::sandbox::{self, Power};
 use crate::tap::netns::{Attached, NetnsTarget, attach, user_namespace};
 use crate::tap::{Bess, Link, Tap, sys};
@@ -62,8 +62,8 @@ pub(super) fn serve(invocation: Invocation, voice: Voice) -> Result<Exit, Failur
     let stopped = carry(&config, link, Inherited::default(), settle, announce, stop);
     complain("do_slirp is exiting");
     match stopped? {
-        Some(_) => Ok(Exit::Success),
-        None => Err(Failure::LinkGone),
+        End::Asked(_) => Ok(Exit::Success),
+        End::LinkGone(_) => Err(Failure::LinkGone),
     }
 }
 

@@ -1,7 +1,8 @@
-//! Makes a TAP in the current network namespace and configures it.
+//! Makes a TAP or TUN in the current network namespace and configures it.
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -11,10 +12,11 @@ use super::{Handed, Made, system};
 use crate::config::{Configure, GuestSockets, InterfaceConfig};
 use crate::net::{AddressPlan, MacAddr};
 use crate::tap::attach_error::{AttachError, Errno, userns_remedy};
+use crate::tap::ip_ether::random_mac;
 use crate::tap::listening;
-use crate::tap::rtnl::{Change, LinkKind, Rtnl};
-use crate::tap::sys;
-use crate::tap::tun::{OpenError, open_device, open_tap};
+use crate::tap::rtnl::{Change, IpVersion, LinkKind, Rtnl};
+use crate::tap::tun::{OpenError, open_device, open_interface};
+use crate::tap::{Medium, sys};
 
 /// Makes and configures the TAP in the *current* network namespace.
 ///
@@ -24,11 +26,41 @@ pub fn make_here(
     interface: &InterfaceConfig,
     plan: &AddressPlan,
 ) -> Result<(Handed, Made), AttachError> {
+    make(Medium::Ethernet, interface, plan)
+}
+
+/// The same with a TUN, as [`super::attach_tun`].
+///
+/// # Errors
+/// As [`make_here`].
+pub fn make_tun_here(
+    interface: &InterfaceConfig,
+    plan: &AddressPlan,
+) -> Result<(Handed, Made), AttachError> {
+    make(Medium::Ip, interface, plan)
+}
+
+/// The same for a TAP or, for [`Medium::Ip`], a TUN. A TUN has no MAC address:
+/// the one of [`Made`] is for [`super::super::IpEther`], and made up unless
+/// `interface` has one.
+pub(super) fn make(
+    medium: Medium,
+    interface: &InterfaceConfig,
+    plan: &AddressPlan,
+) -> Result<(Handed, Made), AttachError> {
     let name = &interface.name;
     check_name(name)?;
     let rtnl = Rtnl::open().map_err(|e| system("opening rtnetlink", e))?;
-    let tap = open_tap(name).map_err(|e| explain_open(e, name, &rtnl))?;
-    let mac = sys::tun_get_mac(tap.as_fd()).map_err(|e| system("reading the TAP's address", e))?;
+    let tap = open_interface(name, medium).map_err(|e| explain_open(e, name, &rtnl))?;
+    let mac = match medium {
+        Medium::Ethernet => {
+            sys::tun_get_mac(tap.as_fd()).map_err(|e| system("reading the TAP's address", e))?
+        }
+        Medium::Ip => match interface.mac {
+            Some(mac) => mac,
+            None => random_mac().map_err(|e| system("making up a MAC address", e))?,
+        },
+    };
     let mut made = Made {
         guest_mac: mac.0,
         warnings: Vec::new(),
@@ -46,6 +78,7 @@ pub fn make_here(
                 interface,
                 plan,
                 index,
+                medium,
             };
             made.warnings = setup.run()?;
         }
@@ -104,7 +137,8 @@ fn explain_open(error: OpenError, name: &str, rtnl: &Rtnl) -> AttachError {
             _ => AttachError::TapRefused {
                 name,
                 errno: e.into(),
-                remedy: "if it is a TUN interface, choose another name with --ifname".to_owned(),
+                remedy: "if it is of the other kind, TUN or TAP, choose another name with --ifname"
+                    .to_owned(),
             },
         },
     }
@@ -129,6 +163,7 @@ struct Setup<'a> {
     interface: &'a InterfaceConfig,
     plan: &'a AddressPlan,
     index: u32,
+    medium: Medium,
 }
 
 /// A step and what to do when it fails.
@@ -178,7 +213,7 @@ impl Setup<'_> {
         };
         let set_up = Change::SetUp {
             index,
-            mac: self.interface.mac,
+            mac: self.mac(),
             mtu: self.plan.mtu,
         };
         let mut steps = vec![
@@ -205,9 +240,8 @@ impl Setup<'_> {
                 format!("add the address {addr}"),
                 WhenFailing::Stop,
             ));
-            let gateway = v4.gateway.into();
             steps.push(step(
-                Change::DefaultRoute { index, gateway },
+                self.default_route(v4.gateway.into()),
                 "add the default IPv4 route".into(),
                 WhenFailing::KeepOther,
             ));
@@ -223,9 +257,8 @@ impl Setup<'_> {
                 format!("add the address {addr}"),
                 WhenFailing::WithoutIpv6,
             ));
-            let gateway = v6.gateway.into();
             steps.push(step(
-                Change::DefaultRoute { index, gateway },
+                self.default_route(v6.gateway.into()),
                 "add the default IPv6 route".into(),
                 WhenFailing::WithoutIpv6,
             ));
@@ -233,10 +266,36 @@ impl Setup<'_> {
         steps
     }
 
+    /// The MAC address to set, where there is one.
+    fn mac(&self) -> Option<MacAddr> {
+        match self.medium {
+            Medium::Ethernet => self.interface.mac,
+            Medium::Ip => None,
+        }
+    }
+
+    fn default_route(&self, gateway: IpAddr) -> Change {
+        let index = self.index;
+        match (self.medium, gateway) {
+            (Medium::Ethernet, gateway) => Change::DefaultRoute { index, gateway },
+            (Medium::Ip, IpAddr::V4(_)) => Change::DeviceRoute {
+                index,
+                version: IpVersion::V4,
+            },
+            (Medium::Ip, IpAddr::V6(_)) => Change::DeviceRoute {
+                index,
+                version: IpVersion::V6,
+            },
+        }
+    }
+
     /// Decides about a failed step: a warning, nothing, or the end.
     fn failed(&self, step: Step, errno: Errno) -> Result<Option<String>, AttachError> {
         let name = &self.interface.name;
-        let route = matches!(step.change, Change::DefaultRoute { .. });
+        let route = matches!(
+            step.change,
+            Change::DefaultRoute { .. } | Change::DeviceRoute { .. }
+        );
         match (step.when_failing, errno.0) {
             (WhenFailing::KeepOther | WhenFailing::WithoutIpv6, libc::EEXIST) if route => {
                 Ok(Some(format!(

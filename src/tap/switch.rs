@@ -1,0 +1,716 @@
+//! Several links as one: a learning switch with the gateway at one of its ports.
+//!
+//! # Theory of operation
+//!
+//! [`Switch`] is itself a [`Link`], so the gateway does not know that it serves
+//! more than one. What comes in through a port is learnt ([`super::fdb`]) and
+//! goes where its destination address says:
+//!
+//! | destination | to |
+//! |---|---|
+//! | the gateway | the gateway |
+//! | a group, broadcast included | every other port, and the gateway |
+//! | a station of another port | that port |
+//! | a station of the same port | nobody: it has it already |
+//! | nobody known | every other port |
+//!
+//! One [`Link::recv`] moves one frame. When that was not for the gateway the call
+//! is answered `Interrupted`, which asks for another, so that guests who talk to
+//! each other use up the gateway's round as any other traffic does.
+//!
+//! Ports take turns, a frame each; every [`TURNS_PER_LOOK`] turns the switch looks
+//! who else has one, so that no port keeps the others waiting. A [`PortSource`]
+//! makes ports while the switch runs: a listener its clients, a client its next
+//! connection.
+//!
+//! **Failures.** A port whose link fails leaves the table and is reported; nobody
+//! else notices. The switch itself never ends.
+//!
+//! **Limits.** [`MAX_PORTS`]; the tables of [`super::fdb`]; a port that takes no
+//! frame loses it, and nobody waits.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::fdb::Fdb;
+use super::{Caps, Link, Medium, Offload, Received};
+use crate::net::MacAddr;
+
+/// Ports at most: as many as a switch in a rack has, and some.
+pub const MAX_PORTS: usize = 256;
+
+/// Turns after which the kernel is asked who has something, though some have.
+const TURNS_PER_LOOK: u32 = 32;
+
+/// Readiness events taken from the kernel at once.
+const BATCH: usize = 64;
+
+/// Bytes of an Ethernet header.
+const HEADER_LEN: usize = 14;
+
+/// Marks a source among the events.
+const SOURCE: u64 = 1 << 63;
+
+/// Names a port. Counted from 1, never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(u32);
+
+impl PortId {
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for PortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A link on its way into a switch, with the name that messages call it by.
+#[derive(Debug)]
+pub struct NewPort {
+    /// What carries its frames.
+    pub link: Box<dyn Link>,
+    /// Such as `vde:/run/vde.ctl`.
+    pub name: String,
+}
+
+/// Makes ports while the switch runs.
+pub trait PortSource: fmt::Debug {
+    /// How messages call it: the specification it was made from.
+    fn name(&self) -> &str;
+
+    /// A descriptor that polls readable when [`PortSource::poll`] has work.
+    fn readiness(&self) -> BorrowedFd<'_>;
+
+    /// Does what there is to do and returns a port that came about; `None`:
+    /// nothing more for now.
+    ///
+    /// # Errors
+    /// That something failed, for a message; the source goes on.
+    fn poll(&mut self) -> io::Result<Option<NewPort>>;
+
+    /// One of its ports has left the switch, for this reason.
+    fn lost(&mut self, reason: &io::Error);
+}
+
+/// What a switch counts for each port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Frames that came in.
+    pub received: u64,
+    /// Frames that went out.
+    pub sent: u64,
+    /// Frames that came in and were no Ethernet frames, or claimed to be from
+    /// the gateway.
+    pub malformed: u64,
+    /// Frames that the link did not take.
+    pub not_sent: u64,
+}
+
+/// A port as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortInfo {
+    /// Which.
+    pub id: PortId,
+    /// Its name.
+    pub name: String,
+    /// Addresses seen behind it.
+    pub stations: Vec<MacAddr>,
+    /// What passed.
+    pub counters: PortCounters,
+}
+
+#[derive(Debug)]
+struct Port {
+    link: Box<dyn Link>,
+    name: String,
+    /// Index of the source that made it.
+    source: Option<usize>,
+    /// It is among the turns.
+    has_turn: bool,
+    counters: PortCounters,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Switch {
+    epoll: Epoll,
+    ports: BTreeMap<PortId, Port>,
+    sources: Vec<Box<dyn PortSource>>,
+    fdb: Fdb<PortId>,
+    /// Ports that may have a frame, in the order of their turns.
+    turns: VecDeque<PortId>,
+    until_look: u32,
+    gateway: MacAddr,
+    next_id: u32,
+}
+
+/// Where a frame from a port goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Gateway,
+    /// To all other ports, and to the gateway.
+    Everybody,
+    /// To all other ports.
+    OtherPorts,
+    Port(PortId),
+    Nowhere,
+}
+
+impl Switch {
+    /// An empty switch; `gateway` is the address of the port that
+    /// [`Link::recv`] and [`Link::send`] are.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new(gateway: MacAddr) -> io::Result<Self> {
+        Ok(Self {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            ports: BTreeMap::new(),
+            sources: Vec::new(),
+            fdb: Fdb::default(),
+            turns: VecDeque::new(),
+            until_look: TURNS_PER_LOOK,
+            gateway,
+            next_id: 1,
+        })
+    }
+
+    /// Plugs a link in.
+    ///
+    /// # Errors
+    /// When the link is not an Ethernet link, all ports are taken, or its
+    /// descriptor cannot be watched.
+    pub fn plug(&mut self, port: NewPort) -> io::Result<PortId> {
+        self.plug_from(port, None)
+    }
+
+    /// Lets `source` make ports from now on.
+    ///
+    /// # Errors
+    /// When its descriptor cannot be watched.
+    pub fn add_source(&mut self, source: Box<dyn PortSource>) -> io::Result<()> {
+        let index = self.sources.len();
+        let token = SOURCE | u64::try_from(index).map_err(io::Error::other)?;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
+        self.epoll.add(source.readiness(), event)?;
+        self.sources.push(source);
+        // What it can do without waiting, such as a first connection.
+        self.poll_source(index);
+        Ok(())
+    }
+
+    /// The ports, in the order they were plugged in.
+    pub fn ports(&self) -> impl Iterator<Item = PortInfo> + '_ {
+        let mut stations: BTreeMap<PortId, Vec<MacAddr>> = BTreeMap::new();
+        for (mac, port, _) in self.fdb.iter() {
+            stations.entry(port).or_default().push(mac);
+        }
+        self.ports.iter().map(move |(id, port)| {
+            let mut stations = stations.remove(id).unwrap_or_default();
+            stations.sort_unstable();
+            PortInfo {
+                id: *id,
+                name: port.name.clone(),
+                stations,
+                counters: port.counters,
+            }
+        })
+    }
+
+    fn plug_from(&mut self, port: NewPort, source: Option<usize>) -> io::Result<PortId> {
+        if port.link.caps().medium != Medium::Ethernet {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a link that carries bare IP packets cannot share a gateway; give it one of its own",
+            ));
+        }
+        if self.ports.len() >= MAX_PORTS {
+            return Err(io::Error::other(format!(
+                "all {MAX_PORTS} ports are taken; unplug one first"
+            )));
+        }
+        let id = PortId(self.next_id);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, u64::from(id.0));
+        self.epoll.add(port.link.readiness(), event)?;
+        self.next_id += 1;
+        tracing::info!(port = %id, name = port.name, "plugged in");
+        self.ports.insert(
+            id,
+            Port {
+                link: port.link,
+                name: port.name,
+                source,
+                has_turn: false,
+                counters: PortCounters::default(),
+            },
+        );
+        Ok(id)
+    }
+
+    fn unplug(&mut self, id: PortId, reason: &io::Error) {
+        let Some(port) = self.ports.remove(&id) else {
+            return;
+        };
+        self.fdb.forget_port(id);
+        // Its descriptor may be shared with its source, so that closing it does
+        // not end the watching.
+        let _ = self.epoll.delete(port.link.readiness());
+        tracing::warn!(port = %id, name = port.name, %reason, "unplugged");
+        if let Some(source) = port.source.and_then(|index| self.sources.get_mut(index)) {
+            source.lost(reason);
+        }
+    }
+
+    /// The port whose turn it is, after asking the kernel when none is known to
+    /// have a frame, or when it was not asked for long.
+    fn next_turn(&mut self) -> io::Result<Option<PortId>> {
+        self.until_look -= 1;
+        if self.turns.is_empty() || self.until_look == 0 {
+            self.until_look = TURNS_PER_LOOK;
+            self.collect()?;
+        }
+        let next = self.turns.pop_front();
+        if let Some(port) = next.and_then(|id| self.ports.get_mut(&id)) {
+            port.has_turn = false;
+        }
+        Ok(next)
+    }
+
+    /// Lets a port have another turn, behind the others.
+    fn give_turn(&mut self, id: PortId) {
+        if let Some(port) = self.ports.get_mut(&id)
+            && !port.has_turn
+        {
+            port.has_turn = true;
+            self.turns.push_back(id);
+        }
+    }
+
+    fn collect(&mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); BATCH];
+        let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(e) => return Err(e.into()),
+        };
+        self.fdb.expire(Instant::now());
+        for event in &events[..count] {
+            let token = event.data();
+            if token & SOURCE == 0 {
+                let id = u32::try_from(token).expect("put in from 32 bits");
+                self.give_turn(PortId(id));
+            } else {
+                let index = usize::try_from(token & !SOURCE).expect("an index of sources");
+                self.poll_source(index);
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_source(&mut self, index: usize) {
+        // Bounded: a source that makes ports without end gets another turn.
+        for _ in 0..BATCH {
+            let Some(source) = self.sources.get_mut(index) else {
+                return;
+            };
+            let outcome = source.poll();
+            match outcome {
+                Ok(Some(port)) => {
+                    let name = port.name.clone();
+                    if let Err(error) = self.plug_from(port, Some(index)) {
+                        tracing::warn!(name, %error, "cannot plug in");
+                        self.sources[index].lost(&error);
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    let name = self.sources[index].name();
+                    tracing::warn!(name, %error, "a link failed");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Learns from a frame's header and says where the frame goes.
+    fn way(&mut self, from: PortId, frame: &[u8]) -> Option<Way> {
+        let header: &[u8; HEADER_LEN] = frame.first_chunk()?;
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, ..] = *header;
+        let destination = MacAddr([d0, d1, d2, d3, d4, d5]);
+        let source = MacAddr([s0, s1, s2, s3, s4, s5]);
+        if source == self.gateway {
+            return None;
+        }
+        let now = Instant::now();
+        self.fdb.learn(source, from, now);
+        Some(if destination == self.gateway {
+            Way::Gateway
+        } else if !destination.is_unicast() {
+            Way::Everybody
+        } else {
+            match self.fdb.find(destination, now) {
+                Some(port) if port == from => Way::Nowhere,
+                Some(port) => Way::Port(port),
+                None => Way::OtherPorts,
+            }
+        })
+    }
+
+    fn send_to(&mut self, id: PortId, offload: &Offload, frame: &[IoSlice<'_>]) {
+        let Some(port) = self.ports.get_mut(&id) else {
+            return;
+        };
+        // A link that is broken says so when it is read.
+        match port.link.send(offload, frame) {
+            Ok(()) => port.counters.sent += 1,
+            Err(_) => port.counters.not_sent += 1,
+        }
+    }
+
+    fn flood(&mut self, except: Option<PortId>, offload: &Offload, frame: &[IoSlice<'_>]) {
+        let ids: Vec<PortId> = self.ports.keys().copied().collect();
+        for id in ids.into_iter().filter(|id| Some(*id) != except) {
+            self.send_to(id, offload, frame);
+        }
+    }
+}
+
+impl Link for Switch {
+    /// All offloads: each port does in software what it cannot leave to others.
+    fn caps(&self) -> Caps {
+        Caps {
+            medium: Medium::Ethernet,
+            checksum: true,
+            tso: true,
+            uso: true,
+        }
+    }
+
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+
+    fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {
+        // Bounded: a link that says it is readable, and is not, gets no more.
+        for _ in 0..TURNS_PER_LOOK {
+            let Some(id) = self.next_turn()? else {
+                return Err(io::ErrorKind::WouldBlock.into());
+            };
+            let Some(port) = self.ports.get_mut(&id) else {
+                continue;
+            };
+            let received = match port.link.recv(buf) {
+                Ok(received) => received,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                    self.give_turn(id);
+                    return Err(e);
+                }
+                Err(e) => {
+                    self.unplug(id, &e);
+                    continue;
+                }
+            };
+            port.counters.received += 1;
+            self.give_turn(id);
+            let frame = &buf[..received.len];
+            let Some(way) = self.way(id, frame) else {
+                if let Some(port) = self.ports.get_mut(&id) {
+                    port.counters.malformed += 1;
+                }
+                return Err(io::ErrorKind::Interrupted.into());
+            };
+            let slices = [IoSlice::new(frame)];
+            match way {
+                Way::Gateway => return Ok(received),
+                Way::Everybody => {
+                    self.flood(Some(id), &received.offload, &slices);
+                    return Ok(received);
+                }
+                Way::OtherPorts => self.flood(Some(id), &received.offload, &slices),
+                Way::Port(port) => self.send_to(port, &received.offload, &slices),
+                Way::Nowhere => {}
+            }
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Err(io::ErrorKind::Interrupted.into())
+    }
+
+    fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut destination = [0; 6];
+        let bytes = frame.iter().flat_map(|slice| slice.iter());
+        for (to, from) in destination.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        let destination = MacAddr(destination);
+        let known = if destination.is_unicast() {
+            self.fdb.find(destination, Instant::now())
+        } else {
+            None
+        };
+        match known {
+            Some(port) => self.send_to(port, offload, frame),
+            None => self.flood(None, offload, frame),
+        }
+        Ok(())
+    }
+
+    fn ports(&self) -> Vec<PortInfo> {
+        Self::ports(self).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::super::fd::{DatagramLink, Ends};
+    use super::*;
+    use crate::net::MAX_FRAME_LEN;
+
+    const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+    const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
+    const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let kind = SockType::SeqPacket;
+        socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_NONBLOCK).expect("pair")
+    }
+
+    fn link(fd: OwnedFd) -> Box<dyn Link> {
+        let ends = Ends::one(fd).expect("descriptor");
+        Box::new(DatagramLink::new(ends, Medium::Ethernet).expect("link"))
+    }
+
+    /// A switch and the far ends of three of its ports.
+    fn switch() -> (Switch, [OwnedFd; 3]) {
+        let mut switch = Switch::new(GATEWAY).expect("switch");
+        let ends = ["a", "b", "c"].map(|name| {
+            let (ours, theirs) = pair();
+            let port = NewPort {
+                link: link(ours),
+                name: name.to_owned(),
+            };
+            switch.plug(port).expect("room");
+            theirs
+        });
+        (switch, ends)
+    }
+
+    fn frame(to: MacAddr, from: MacAddr, text: &str) -> Vec<u8> {
+        [&to.0[..], &from.0, &[0x88, 0xb5], text.as_bytes()].concat()
+    }
+
+    fn put(end: &OwnedFd, frame: &[u8]) {
+        nix::unistd::write(end, frame).expect("room");
+    }
+
+    /// The text of the frame that waits at a far end.
+    fn take(end: &OwnedFd) -> Option<String> {
+        let mut buf = [0; 2000];
+        let len = nix::unistd::read(end, &mut buf).ok()?;
+        Some(String::from_utf8_lossy(&buf[HEADER_LEN..len]).into_owned())
+    }
+
+    /// Everything that the gateway gets.
+    fn gateway(switch: &mut Switch) -> Vec<String> {
+        let mut buf = vec![0; MAX_FRAME_LEN];
+        let mut texts = Vec::new();
+        loop {
+            match switch.recv(&mut buf) {
+                Ok(Received { len, .. }) => {
+                    texts.push(String::from_utf8_lossy(&buf[HEADER_LEN..len]).into_owned());
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
+                    return texts;
+                }
+            }
+        }
+    }
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn frames_go_where_their_destination_is() {
+        let (mut switch, [a, b, c]) = switch();
+        put(&a, &frame(B, A, "unknown"));
+        assert_eq!(gateway(&mut switch), [""; 0]);
+        assert_eq!(
+            (take(&a), take(&b), take(&c)),
+            (None, some("unknown"), some("unknown"))
+        );
+
+        put(&b, &frame(A, B, "known"));
+        assert_eq!(gateway(&mut switch), [""; 0]);
+        assert_eq!((take(&a), take(&b), take(&c)), (some("known"), None, None));
+
+        put(&a, &frame(MacAddr::BROADCAST, A, "all"));
+        assert_eq!(gateway(&mut switch), ["all"]);
+        assert_eq!(
+            (take(&a), take(&b), take(&c)),
+            (None, some("all"), some("all"))
+        );
+
+        put(&a, &frame(GATEWAY, A, "out"));
+        assert_eq!(gateway(&mut switch), ["out"]);
+        assert_eq!((take(&a), take(&b), take(&c)), (None, None, None));
+
+        put(&a, &frame(A, B, "to itself, whoever says so"));
+        assert_eq!(gateway(&mut switch), [""; 0]);
+        assert_eq!(take(&b), None);
+    }
+
+    #[test]
+    fn the_gateway_reaches_one_or_all() {
+        let (mut switch, [a, b, c]) = switch();
+        put(&a, &frame(GATEWAY, A, "hello"));
+        gateway(&mut switch);
+        let send = |switch: &mut Switch, bytes: &[u8]| {
+            let (x, y) = bytes.split_at(3);
+            let slices = [IoSlice::new(x), IoSlice::new(y)];
+            switch.send(&Offload::default(), &slices).expect("sent");
+        };
+        send(&mut switch, &frame(A, GATEWAY, "one"));
+        assert_eq!((take(&a), take(&b), take(&c)), (some("one"), None, None));
+        send(&mut switch, &frame(MacAddr::BROADCAST, GATEWAY, "all"));
+        assert_eq!(
+            (take(&a), take(&b), take(&c)),
+            (some("all"), some("all"), some("all"))
+        );
+    }
+
+    #[test]
+    fn nobody_poses_as_the_gateway() {
+        let (mut switch, [a, b, _c]) = switch();
+        put(&a, &frame(B, GATEWAY, "forged"));
+        put(&a, b"runt");
+        assert_eq!(gateway(&mut switch), [""; 0]);
+        assert_eq!(take(&b), None);
+        assert_eq!(switch.ports().next().expect("a port").counters.malformed, 2);
+        let slices = frame(GATEWAY, A, "");
+        put(&a, &slices);
+        gateway(&mut switch);
+        assert_eq!(switch.ports().next().expect("a port").stations, [A]);
+    }
+
+    #[test]
+    fn a_port_that_fails_takes_nobody_along() {
+        let (mut switch, [a, b, c]) = switch();
+        put(&a, &frame(GATEWAY, A, "last words"));
+        drop(a);
+        put(&b, &frame(GATEWAY, B, "alive"));
+        let mut texts = gateway(&mut switch);
+        texts.sort();
+        assert_eq!(texts, ["alive", "last words"]);
+        let names: Vec<_> = switch.ports().map(|port| port.name).collect();
+        assert_eq!(names, ["b", "c"]);
+        put(&c, &frame(A, B, "to who is gone"));
+        gateway(&mut switch);
+        assert_eq!(
+            take(&b),
+            some("to who is gone"),
+            "not known any more: flooded"
+        );
+    }
+
+    #[test]
+    fn a_busy_port_does_not_keep_the_others_waiting() {
+        let (mut switch, [a, b, _c]) = switch();
+        let mut buf = vec![0; MAX_FRAME_LEN];
+        // As long as there is room in the socket there is always one more.
+        let fill = || while nix::unistd::write(&a, &frame(GATEWAY, A, "busy")).is_ok() {};
+        fill();
+        switch.recv(&mut buf).expect("a frame");
+        put(&b, &frame(GATEWAY, B, "quiet"));
+        let turns = (1..).find(|_| {
+            fill();
+            let len = switch.recv(&mut buf).expect("a frame").len;
+            buf[..len].ends_with(b"quiet")
+        });
+        assert!(turns.is_some_and(|n| n <= TURNS_PER_LOOK + 2), "{turns:?}");
+    }
+
+    /// Makes a port for each descriptor it is sent.
+    #[derive(Debug)]
+    struct Scripted {
+        signal: OwnedFd,
+        waiting: Vec<OwnedFd>,
+        lost: std::rc::Rc<std::cell::Cell<u32>>,
+    }
+
+    impl PortSource for Scripted {
+        fn name(&self) -> &'static str {
+            "scripted"
+        }
+        fn readiness(&self) -> BorrowedFd<'_> {
+            self.signal.as_fd()
+        }
+        fn poll(&mut self) -> io::Result<Option<NewPort>> {
+            let _ = nix::unistd::read(&self.signal, &mut [0; 16]);
+            Ok(self.waiting.pop().map(|fd| NewPort {
+                link: link(fd),
+                name: "made".to_owned(),
+            }))
+        }
+        fn lost(&mut self, _reason: &io::Error) {
+            self.lost.set(self.lost.get() + 1);
+        }
+    }
+
+    #[test]
+    fn sources_make_ports_and_hear_of_their_end() {
+        let mut switch = Switch::new(GATEWAY).expect("switch");
+        let (signal, _other) = pair();
+        let lost = std::rc::Rc::default();
+        let (ours, a) = pair();
+        let source = Scripted {
+            signal,
+            waiting: vec![ours],
+            lost: std::rc::Rc::clone(&lost),
+        };
+        switch.add_source(Box::new(source)).expect("room");
+        assert_eq!(switch.ports().count(), 1);
+        put(&a, &frame(GATEWAY, A, "in"));
+        assert_eq!(gateway(&mut switch), ["in"]);
+        drop(a);
+        assert_eq!(gateway(&mut switch), [""; 0]);
+        assert_eq!((switch.ports().count(), lost.get()), (0, 1));
+    }
+
+    #[test]
+    fn ports_are_bounded() {
+        let mut switch = Switch::new(GATEWAY).expect("switch");
+        for _ in 0..MAX_PORTS {
+            let (ours, _) = pair();
+            let port = NewPort {
+                link: link(ours),
+                name: String::new(),
+            };
+            switch.plug(port).expect("room");
+        }
+        let (ours, _) = pair();
+        let port = NewPort {
+            link: link(ours),
+            name: String::new(),
+        };
+        let said = switch.plug(port).expect_err("full").to_string();
+        assert!(said.contains("256 ports are taken"), "{said}");
+    }
+}
