@@ -24,6 +24,7 @@ mod podman_guide;
 mod rootlesskit;
 mod rootlesskit_guide;
 mod run;
+mod serve;
 mod slirp4netns;
 mod tcp;
 mod udp;

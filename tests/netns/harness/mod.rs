@@ -116,6 +116,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("systemd-socket-activate", "systemd"),
     ("traceroute", "traceroute"),
     ("udhcpc", "udhcpc"),
+    ("vde_plug", "vdeplug"),
+    ("vde_switch", "vde-switch"),
 ];
 
 /// Panics with the Debian package's name when `program` is not installed: a
