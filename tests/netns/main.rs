@@ -25,3 +25,4 @@ mod run;
 mod slirp4netns;
 mod tcp;
 mod udp;
+mod vm;
