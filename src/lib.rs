@@ -11,7 +11,9 @@
 //! Views and builders for the few packets `gw` reads or answers itself.
 //!
 //! # Links: [`tap`]
-//! What carries frames: a TAP in a namespace today. Knows nothing of [`slirp`].
+//! What carries frames: a TAP or TUN in a namespace, inherited descriptors, a
+//! child process, UDP, VDE, virtual machines, and a switch that joins several.
+//! Knows nothing of [`slirp`].
 //!
 //! # Translation: [`slirp`]
 //! The guest's TCP ends in lwIP, its UDP and ICMP are mapped, and each flow is

@@ -92,6 +92,8 @@ pub enum Request {
     },
     /// DHCP leases.
     Leases {},
+    /// What the guests are plugged into.
+    Ports {},
     /// Counts and sizes.
     Statistics {},
     /// How much is logged from now on.
@@ -284,6 +286,11 @@ pub enum Reply {
         /// By address.
         leases: Vec<Lease>,
     },
+    /// All ports: there are 256 at most.
+    Ports {
+        /// In the order in which they came.
+        ports: Vec<Port>,
+    },
     /// Counts and sizes.
     Statistics(Box<Statistics>),
 }
@@ -299,7 +306,7 @@ pub struct Hello {
     pub pid: u32,
     /// Since it was started.
     pub uptime_seconds: u64,
-    /// Name of the interface in the guest's namespace.
+    /// Name of the interface in the guest's namespace; with `gw serve` the links.
     pub interface: String,
     /// MTU in bytes.
     pub mtu: u16,
@@ -392,6 +399,31 @@ pub struct Lease {
     pub hostname: Option<String>,
     /// Until it ends if it is not renewed.
     pub seconds_left: u64,
+}
+
+/// Stations of a port that are listed one by one.
+pub const MAX_LISTED_STATIONS: usize = 16;
+
+/// What guests are plugged into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Never used twice.
+    pub id: u32,
+    /// The link, and who is at its other end where that is known.
+    pub name: String,
+    /// Ethernet addresses that were seen behind it in the last five minutes, at
+    /// most [`MAX_LISTED_STATIONS`].
+    pub stations: Vec<String>,
+    /// Those seen beyond the ones that are listed.
+    pub more_stations: usize,
+    /// Frames that came in.
+    pub received: u64,
+    /// Frames that went out.
+    pub sent: u64,
+    /// Frames that there was no room for, or no way.
+    pub not_sent: u64,
+    /// Frames that came in and made no sense.
+    pub malformed: u64,
 }
 
 /// Counts and sizes.

@@ -11,13 +11,15 @@ use super::{Gateway, StopReason};
 use crate::config::{Config, IcmpPolicy};
 use crate::control::proto::{
     Again, Cursor, Flow, FlowCounts, FlowDirection, FlowFilter, FlowId, FlowProtocol, FlowState,
-    ForwardRef, Hello, Host, Lease, LogLevel, MAX_PAGE, Memory, Network, PROTOCOL, Statistics,
+    ForwardRef, Hello, Host, Lease, LogLevel, MAX_LISTED_STATIONS, MAX_PAGE, Memory, Network,
+    PROTOCOL, Port, Statistics,
 };
 use crate::control::{Command, Reply, Request, RequestError, Servers, SocketError};
 use crate::forward::{ForwardError, ForwardId, ForwardInfo, ForwardSpec, Origin, Outcome};
 use crate::policy::{HostLoopback, Protocol};
 use crate::services::dns::{DnsError, HostRemoval};
 use crate::slirp::{self, DropReason};
+use crate::tap::switch::PortInfo;
 
 /// Commands done before frames get their turn.
 pub(super) const COMMANDS_PER_TURN: usize = 4;
@@ -119,6 +121,7 @@ impl Gateway {
             } => self.list_flows(&filter, after, limit),
             Request::FlowClose { id } => self.close_flow(id),
             Request::Leases {} => Ok(self.leases()),
+            Request::Ports {} => self.list_ports(),
             Request::Statistics {} => self.statistics(),
             Request::Log { level } => self.set_log_level(level),
             Request::Shutdown {} => Ok(Reply::Done {}),
@@ -275,6 +278,32 @@ impl Gateway {
         Reply::Leases { leases }
     }
 
+    fn list_ports(&mut self) -> Result<Reply, RequestError> {
+        let ports = self.link.link.borrow().ports();
+        let ports = if ports.is_empty() {
+            vec![self.only_port()?]
+        } else {
+            ports.into_iter().map(port).collect()
+        };
+        Ok(Reply::Ports { ports })
+    }
+
+    /// A link that is no switch: the gateway itself knows what passed.
+    fn only_port(&mut self) -> Result<Port, RequestError> {
+        let control = self.control.as_ref().ok_or(RequestError::Stopping)?;
+        let counters = self.slirp.counters();
+        Ok(Port {
+            id: 1,
+            name: control.hello.interface.clone(),
+            stations: Vec::new(),
+            more_stations: 0,
+            received: self.received.frames,
+            sent: self.link.sent.get().frames,
+            not_sent: counters.dropped(DropReason::Link),
+            malformed: counters.dropped(DropReason::Malformed),
+        })
+    }
+
     fn statistics(&mut self) -> Result<Reply, RequestError> {
         let control = self.control.as_ref().ok_or(RequestError::Stopping)?;
         let (tcp, udp) = self.slirp.flows();
@@ -370,6 +399,26 @@ fn page<T>(
 fn page_size(limit: Option<u32>) -> usize {
     let limit = limit.and_then(|limit| usize::try_from(limit).ok());
     limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE)
+}
+
+fn port(info: PortInfo) -> Port {
+    let PortInfo {
+        id,
+        name,
+        stations,
+        counters,
+    } = info;
+    let listed = stations.iter().take(MAX_LISTED_STATIONS);
+    Port {
+        id: id.get(),
+        name,
+        stations: listed.map(ToString::to_string).collect(),
+        more_stations: stations.len().saturating_sub(MAX_LISTED_STATIONS),
+        received: counters.received,
+        sent: counters.sent,
+        not_sent: counters.not_sent,
+        malformed: counters.malformed,
+    }
 }
 
 /// `None` for protocols that are not listed.

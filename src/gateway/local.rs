@@ -116,6 +116,12 @@ impl Local for Rc<RefCell<Services>> {
             Checksum::Valid | Checksum::Partial { .. } => TransportChecksum::Vouched,
         };
         let handled = this.neighbourhood.handle(now, frame, checksum, answers);
+        // Of IPv4 only DHCP comes here.
+        if frame.get(12..14) == Some(&ETHERTYPE_IPV4)
+            && let Some(resolver) = &this.resolver
+        {
+            resolver.follow_leases(this.neighbourhood.leases());
+        }
         if let Handled::Ignored(reason) = handled {
             tracing::trace!(%reason, "a frame to the gateway was ignored");
         }
@@ -155,4 +161,5 @@ impl Local for Rc<RefCell<Services>> {
     }
 }
 
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];

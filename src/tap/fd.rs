@@ -6,11 +6,11 @@
 //! Neither medium knows offloads, so super-frames are cut and checksums completed
 //! in software before they leave ([`super::segment`]).
 //!
-//! A message is whole or not there: when the other end is slow, a frame is lost,
-//! as on any wire. A stream may take half a frame. The rest of that frame is kept
-//! and sent before anything else; frames that come meanwhile are lost. So at most
-//! one frame waits. For the stream to say when it has room again, a link keeps an
-//! epoll instance of its own, which is what the caller watches.
+//! When the other end is slow, frames wait ([`super::queue`]), and when they are
+//! too many the newest are lost, as on any wire. A stream may take half a frame;
+//! the rest of it waits, and is sent before anything else. For the medium to say
+//! when it has room again, a link keeps an epoll instance of its own, which is
+//! what the caller watches.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,6 +24,7 @@ use nix::sys::uio::writev;
 use nix::unistd::read;
 
 use super::framing::{Deframer, Prefix};
+use super::queue::{ByteQueue, FrameQueue};
 use super::software::{Software, can_carry};
 use super::{Caps, Link, Medium, Offload, Received};
 
@@ -98,10 +99,18 @@ pub(super) fn ended() -> io::Error {
 /// whatever else keeps the bounds of what is written.
 #[derive(Debug)]
 pub struct DatagramLink {
-    ends: Ends,
     caps: Caps,
     empty: Empty,
+    outgoing: Messages,
     software: Software,
+}
+
+/// The writing half, apart so that the software path can borrow it.
+#[derive(Debug)]
+struct Messages {
+    ends: Ends,
+    epoll: Epoll,
+    waiting: FrameQueue,
 }
 
 /// What a message of no bytes means.
@@ -115,8 +124,10 @@ pub(super) enum Empty {
 
 impl DatagramLink {
     /// A link over `ends`.
-    #[must_use]
-    pub fn new(ends: Ends, medium: Medium) -> Self {
+    ///
+    /// # Errors
+    /// When a descriptor cannot be waited for, such as a regular file.
+    pub fn new(ends: Ends, medium: Medium) -> io::Result<Self> {
         let empty = match getsockopt(&ends.input, sockopt::SockType) {
             Ok(SockType::Datagram) => Empty::Ignored,
             _ => Empty::End,
@@ -125,13 +136,85 @@ impl DatagramLink {
     }
 
     /// The same, where the other end's protocol says what no bytes mean.
-    pub(super) fn with_empty(ends: Ends, medium: Medium, empty: Empty) -> Self {
-        Self {
-            ends,
+    pub(super) fn with_empty(ends: Ends, medium: Medium, empty: Empty) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&ends.input, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        Ok(Self {
             caps: plain(medium),
             empty,
+            outgoing: Messages {
+                ends,
+                epoll,
+                waiting: FrameQueue::default(),
+            },
             software: Software::default(),
+        })
+    }
+
+    /// What polls readable; others may be added to it.
+    pub(super) const fn epoll(&self) -> &Epoll {
+        &self.outgoing.epoll
+    }
+
+    /// Where frames are read.
+    pub(super) fn input(&self) -> BorrowedFd<'_> {
+        self.outgoing.ends.input.as_fd()
+    }
+}
+
+impl Messages {
+    fn send(&mut self, frame: &[IoSlice<'_>]) -> io::Result<()> {
+        self.flush()?;
+        if !self.waiting.is_empty() {
+            return self.waiting.push(frame);
         }
+        match writev(self.ends.output(), frame) {
+            Ok(_) => Ok(()),
+            Err(Errno::EAGAIN) => {
+                self.waiting.push(frame)?;
+                self.wait_for_room()
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Sends what waits, as far as there is room.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let output = self.ends.output();
+        self.waiting.flush(|frame| writev(output, frame).map(drop));
+        if self.waiting.is_empty() {
+            self.wait_no_more()?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_room(&self) -> io::Result<()> {
+        match &self.ends.output {
+            Some(output) => {
+                let writable = EpollEvent::new(EpollFlags::EPOLLOUT, 0);
+                self.epoll.add(output, writable)?;
+            }
+            None => {
+                let both = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
+                let mut event = EpollEvent::new(both, 0);
+                self.epoll.modify(&self.ends.input, &mut event)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_no_more(&self) -> io::Result<()> {
+        match &self.ends.output {
+            Some(output) => self.epoll.delete(output)?,
+            None => {
+                let mut event = EpollEvent::new(EpollFlags::EPOLLIN, 0);
+                self.epoll.modify(&self.ends.input, &mut event)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -141,11 +224,12 @@ impl Link for DatagramLink {
     }
 
     fn readiness(&self) -> BorrowedFd<'_> {
-        self.ends.input.as_fd()
+        self.outgoing.epoll.0.as_fd()
     }
 
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {
-        match (read(&self.ends.input, buf)?, self.empty) {
+        self.outgoing.flush()?;
+        match (read(&self.outgoing.ends.input, buf)?, self.empty) {
             (0, Empty::End) => Err(ended()),
             (0, Empty::Ignored) => Err(io::ErrorKind::Interrupted.into()),
             (len, _) => Ok(Received {
@@ -156,14 +240,17 @@ impl Link for DatagramLink {
     }
 
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        let output = self.ends.output();
-        if can_carry(&self.caps, offload) && frame.len() <= MAX_SLICES {
-            writev(output, frame)?;
-            return Ok(());
+        let Self {
+            caps,
+            outgoing,
+            software,
+            ..
+        } = self;
+        if can_carry(caps, offload) && frame.len() <= MAX_SLICES {
+            return outgoing.send(frame);
         }
-        self.software.send(&self.caps, offload, frame, |_, whole| {
-            writev(output, &[IoSlice::new(whole)])?;
-            Ok(())
+        software.send(caps, offload, frame, |_, whole| {
+            outgoing.send(&[IoSlice::new(whole)])
         })
     }
 }
@@ -183,9 +270,9 @@ struct Outgoing {
     ends: Ends,
     epoll: Epoll,
     prefix: Prefix,
-    /// The rest of a frame that the stream took a part of.
-    rest: Vec<u8>,
-    sent_of_rest: usize,
+    /// What the stream did not take: perhaps the rest of a frame, then whole
+    /// ones.
+    waiting: ByteQueue,
 }
 
 impl StreamLink {
@@ -206,8 +293,7 @@ impl StreamLink {
                 ends,
                 epoll,
                 prefix,
-                rest: Vec::new(),
-                sent_of_rest: 0,
+                waiting: ByteQueue::default(),
             },
             software: Software::default(),
         })
@@ -217,9 +303,6 @@ impl StreamLink {
 impl Outgoing {
     fn send(&mut self, frame: &[IoSlice<'_>]) -> io::Result<()> {
         self.flush()?;
-        if !self.rest.is_empty() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
         let len = frame.iter().map(|slice| slice.len()).sum();
         let Some(header) = self.prefix.encode(len) else {
             return Err(io::Error::new(
@@ -227,41 +310,42 @@ impl Outgoing {
                 "the frame is longer than its length can say",
             ));
         };
+        let len = len + self.prefix.size();
         let mut slices = Vec::with_capacity(frame.len() + 1);
         slices.push(IoSlice::new(header.as_bytes()));
         slices.extend_from_slice(frame);
-        let sent = writev(self.ends.output(), &slices)?;
-        if sent < len + self.prefix.size() {
-            self.keep_rest(&slices, sent)?;
+        if !self.waiting.is_empty() {
+            if !self.waiting.has_room(len) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.waiting.push(&slices, 0);
+            return Ok(());
+        }
+        let sent = match writev(self.ends.output(), &slices) {
+            Ok(sent) => sent,
+            Err(Errno::EAGAIN) => 0,
+            Err(e) => return Err(e.into()),
+        };
+        if sent < len {
+            self.waiting.push(&slices, sent);
+            self.wait_for_room(true)?;
         }
         Ok(())
     }
 
-    fn keep_rest(&mut self, slices: &[IoSlice<'_>], mut sent: usize) -> io::Result<()> {
-        for slice in slices {
-            let skip = sent.min(slice.len());
-            sent -= skip;
-            self.rest.extend_from_slice(&slice[skip..]);
-        }
-        self.wait_for_room(true)
-    }
-
-    /// Sends what is left of a frame; that there is still no room is no error.
+    /// Sends what waits; that there is still no room is no error.
     fn flush(&mut self) -> io::Result<()> {
-        while self.sent_of_rest < self.rest.len() {
-            let rest = IoSlice::new(&self.rest[self.sent_of_rest..]);
-            match writev(self.ends.output(), &[rest]) {
-                Ok(sent) => self.sent_of_rest += sent,
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        while !self.waiting.is_empty() {
+            match writev(self.ends.output(), &self.waiting.front(usize::MAX)) {
+                Ok(sent) => self.waiting.pop(sent),
                 Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
                 Err(e) => return Err(e.into()),
             }
         }
-        if !self.rest.is_empty() {
-            self.rest.clear();
-            self.sent_of_rest = 0;
-            self.wait_for_room(false)?;
-        }
-        Ok(())
+        self.wait_for_room(false)
     }
 
     /// `WouldBlock`, unless the output is a descriptor of its own whose reader
@@ -354,7 +438,7 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
-    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, socketpair};
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, setsockopt, socketpair};
 
     use super::*;
     use crate::net::{Checksum, MAX_FRAME_LEN};
@@ -365,7 +449,10 @@ mod tests {
 
     fn datagrams(kind: SockType) -> (DatagramLink, DatagramLink) {
         let (a, b) = pair(kind);
-        let link = |fd| DatagramLink::new(Ends::one(fd).expect("descriptor"), Medium::Ethernet);
+        let link = |fd| {
+            let ends = Ends::one(fd).expect("descriptor");
+            DatagramLink::new(ends, Medium::Ethernet).expect("link")
+        };
         (link(a), link(b))
     }
 
@@ -410,11 +497,38 @@ mod tests {
         assert_eq!(kind(recv(&mut b)), io::ErrorKind::UnexpectedEof);
     }
 
+    /// A small buffer, and a reader that is slow: frames wait, in order.
+    #[test]
+    fn messages_wait_for_room() {
+        for kind_of_socket in [SockType::SeqPacket, SockType::Datagram] {
+            let (mut a, mut b) = datagrams(kind_of_socket);
+            setsockopt(&a.input(), sockopt::SndBuf, &10_000).expect("set");
+            let frames: Vec<_> = (0..250u8).map(|n| vec![n; 1400]).collect();
+            for frame in &frames {
+                send(&mut a, frame).expect("taken");
+            }
+            assert!(!is_ready(&a), "no room to wait for");
+            let mut seen = Vec::new();
+            while seen.len() < frames.len() {
+                match recv(&mut b) {
+                    Ok(frame) => seen.push(frame),
+                    Err(e) => {
+                        assert_eq!(e.kind(), io::ErrorKind::WouldBlock);
+                        assert!(is_ready(&a), "there is room");
+                        assert_eq!(kind(recv(&mut a)), io::ErrorKind::WouldBlock);
+                    }
+                }
+            }
+            assert_eq!(seen, frames);
+            assert!(!is_ready(&a), "nothing waits");
+        }
+    }
+
     #[test]
     fn an_empty_datagram_is_nothing() {
         let (mut a, mut b) = datagrams(SockType::Datagram);
         // Not by writev(2), which sends nothing then.
-        let socket = a.ends.input.as_raw_fd();
+        let socket = a.input().as_raw_fd();
         nix::sys::socket::send(socket, b"", MsgFlags::empty()).expect("room");
         send(&mut a, b"frame").expect("room");
         assert_eq!(kind(recv(&mut b)), io::ErrorKind::Interrupted);

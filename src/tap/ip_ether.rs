@@ -30,6 +30,7 @@ use etherparse::{ArpEthIpv4Packet, ArpOperation, ArpPacketSlice, Icmpv6Type, Pac
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::switch::{NewPort, PortSource};
 use super::{Caps, Checksum, Link, Medium, Offload, Received};
 use crate::net::{AddressPlan, MacAddr};
 
@@ -57,6 +58,44 @@ const ARP: [u8; 2] = [0x08, 0x06];
 const ICMPV6: u8 = 58;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 
+/// Who is behind a link that carries bare IP.
+#[derive(Debug, Clone)]
+pub struct IpGuest {
+    /// The Ethernet address it is given.
+    pub mac: MacAddr,
+    /// IP addresses that it has, whether or not it was heard.
+    pub addresses: Vec<IpAddr>,
+    /// The gateway's address, and which ones guests may have.
+    pub plan: AddressPlan,
+}
+
+impl IpGuest {
+    /// The guest of `plan` that is configured by hand, with an Ethernet address
+    /// that is made up.
+    ///
+    /// # Errors
+    /// When the system has no random numbers.
+    pub fn new(plan: &AddressPlan) -> io::Result<Self> {
+        let v4 = plan.v4.map(|v4| v4.guest.into());
+        let v6 = plan.v6.map(|v6| v6.guest.into());
+        Ok(Self {
+            mac: random_mac()?,
+            addresses: v4.into_iter().chain(v6).collect(),
+            plan: plan.clone(),
+        })
+    }
+}
+
+/// An Ethernet address that nobody else is likely to have.
+///
+/// # Errors
+/// When the system has no random numbers.
+pub(super) fn random_mac() -> io::Result<MacAddr> {
+    let mut bytes = [0; 6];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(MacAddr::local_from(bytes))
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct IpEther {
@@ -65,27 +104,18 @@ pub struct IpEther {
     epoll: Epoll,
     event: EventFd,
     answers: VecDeque<Vec<u8>>,
-    guest: MacAddr,
-    plan: AddressPlan,
-    given: Vec<IpAddr>,
+    guest: IpGuest,
     /// The oldest first.
     seen: ArrayVec<IpAddr, MAX_ADDRESSES>,
 }
 
 impl IpEther {
-    /// Wraps `inner`, which carries IP packets. The guest behind it gets the
-    /// address `guest`, and has the IP addresses `given`, whether or not it was
-    /// heard.
+    /// Wraps `inner`, which carries IP packets of `guest`.
     ///
     /// # Errors
     /// When `inner` carries Ethernet already, or the process is out of
     /// descriptors.
-    pub fn new(
-        inner: Box<dyn Link>,
-        guest: MacAddr,
-        given: Vec<IpAddr>,
-        plan: AddressPlan,
-    ) -> io::Result<Self> {
+    pub fn new(inner: Box<dyn Link>, guest: IpGuest) -> io::Result<Self> {
         if inner.caps().medium != Medium::Ip {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -103,27 +133,19 @@ impl IpEther {
             event,
             answers: VecDeque::new(),
             guest,
-            plan,
-            given,
             seen: ArrayVec::new(),
         })
     }
 
-    /// The guest's address.
-    #[must_use]
-    pub const fn guest_mac(&self) -> MacAddr {
-        self.guest
-    }
-
     fn is_guests(&self, address: IpAddr) -> bool {
-        self.given.contains(&address) || self.seen.contains(&address)
+        self.guest.addresses.contains(&address) || self.seen.contains(&address)
     }
 
     fn learn(&mut self, address: IpAddr) {
         if self.seen.last() == Some(&address) || self.is_guests(address) {
             return;
         }
-        if self.plan.is_guest(address) {
+        if self.guest.plan.is_guest(address) {
             if self.seen.is_full() {
                 self.seen.remove(0);
             }
@@ -166,12 +188,12 @@ impl IpEther {
             && self.is_guests(target);
         let reply = ArpEthIpv4Packet {
             operation: ArpOperation::REPLY,
-            sender_mac: self.guest.0,
+            sender_mac: self.guest.mac.0,
             sender_ipv4: request.target_ipv4,
             target_mac: request.sender_mac,
             target_ipv4: request.sender_ipv4,
         };
-        let header = [&request.sender_mac[..], &self.guest.0, &ARP].concat();
+        let header = [&request.sender_mac[..], &self.guest.mac.0, &ARP].concat();
         is_question.then(|| [&header[..], &reply.to_bytes()].concat())
     }
 
@@ -187,7 +209,7 @@ impl IpEther {
             return None;
         }
         let to: [u8; 6] = *frame[6..].first_chunk()?;
-        let [a, b, c, d, e, f] = self.guest.0;
+        let [a, b, c, d, e, f] = self.guest.mac.0;
         let target_link_layer = [2, 1, a, b, c, d, e, f];
         let advertisement = Icmpv6Type::NeighborAdvertisement(NeighborAdvertisementHeader {
             router: false,
@@ -196,7 +218,7 @@ impl IpEther {
         });
         let body = [&target.octets()[..], &target_link_layer].concat();
         let mut out = Vec::new();
-        PacketBuilder::ethernet2(self.guest.0, to)
+        PacketBuilder::ethernet2(self.guest.mac.0, to)
             .ipv6(target.octets(), source.octets(), 255)
             .icmpv6(advertisement)
             .write(&mut out, &body)
@@ -222,7 +244,7 @@ impl IpEther {
         self.learn(source);
         let mut header = [0; HEADER_LEN];
         header[..6].copy_from_slice(&destination.0);
-        header[6..12].copy_from_slice(&self.guest.0);
+        header[6..12].copy_from_slice(&self.guest.mac.0);
         header[12..].copy_from_slice(&ethertype);
         Some(header)
     }
@@ -233,7 +255,7 @@ impl IpEther {
         match address.octets() {
             [255, 255, 255, 255] => MacAddr::BROADCAST,
             [224..=239, b, c, d] => MacAddr([0x01, 0x00, 0x5e, b & 0x7f, c, d]),
-            _ => self.plan.gateway_mac,
+            _ => self.guest.plan.gateway_mac,
         }
     }
 
@@ -241,7 +263,7 @@ impl IpEther {
         if address.is_multicast() {
             MacAddr::for_ipv6_multicast(address)
         } else {
-            self.plan.gateway_mac
+            self.guest.plan.gateway_mac
         }
     }
 }
@@ -289,7 +311,7 @@ impl Link for IpEther {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let to = MacAddr([head[0], head[1], head[2], head[3], head[4], head[5]]);
-        if to.is_unicast() && to != self.guest {
+        if to.is_unicast() && to != self.guest.mac {
             // For a neighbour of the guest's that nobody knows.
             return Ok(());
         }
@@ -322,6 +344,52 @@ impl Link for IpEther {
             let packet: Vec<_> = packet.collect();
             self.inner.send(&offload, &packet)
         }
+    }
+}
+
+/// A source of links that carry bare IP, each of them for the same guest, such
+/// as a child process that is started again.
+#[derive(Debug)]
+pub struct IpPorts {
+    source: Box<dyn PortSource>,
+    guest: IpGuest,
+}
+
+impl IpPorts {
+    /// Wraps the ports of `source`.
+    #[must_use]
+    pub fn new(source: Box<dyn PortSource>, guest: IpGuest) -> Self {
+        Self { source, guest }
+    }
+}
+
+impl PortSource for IpPorts {
+    fn name(&self) -> &str {
+        self.source.name()
+    }
+
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.source.readiness()
+    }
+
+    fn poll(&mut self) -> io::Result<Option<NewPort>> {
+        let Some(NewPort { link, name }) = self.source.poll()? else {
+            return Ok(None);
+        };
+        match IpEther::new(link, self.guest.clone()) {
+            Ok(link) => Ok(Some(NewPort {
+                link: Box::new(link),
+                name,
+            })),
+            Err(e) => {
+                self.source.lost(&e);
+                Err(e)
+            }
+        }
+    }
+
+    fn lost(&mut self, reason: &io::Error) {
+        self.source.lost(reason);
     }
 }
 

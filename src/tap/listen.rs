@@ -21,12 +21,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{MsgFlags, UnixAddr, getsockopt, recvfrom, sendmsg, sockopt};
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::acceptor::Acceptor;
 use super::fd::{DatagramLink, Ends, SOCKET_BUFFER, StreamLink, plain};
 use super::framing::Prefix;
+use super::queue::FrameQueue;
+use super::retry::Timer;
 use super::software::{Software, can_carry};
 use super::switch::{NewPort, PortSource};
 use super::{Access, Caps, Link, Medium, Offload, Received, SocketFile, SocketFileError};
@@ -34,6 +37,9 @@ use super::{Access, Caps, Link, Medium, Offload, Received, SocketFile, SocketFil
 /// A silent TCP connection is asked whether it is still there after this long:
 /// a host that has lost its power does not say goodbye.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How long frames wait for a peer that does nothing.
+const RETRY: Duration = Duration::from_millis(1);
 
 /// Less than this is no Ethernet frame. vfkit introduces itself with four bytes.
 const MIN_FRAME: usize = 14;
@@ -158,7 +164,7 @@ impl Listener {
         let ends = Ends::one(socket.into())?;
         let link: Box<dyn Link> = match self.kind {
             Kind::Qemu => Box::new(StreamLink::new(ends, Prefix::Len32, Medium::Ethernet)?),
-            Kind::Bess => Box::new(DatagramLink::new(ends, Medium::Ethernet)),
+            Kind::Bess => Box::new(DatagramLink::new(ends, Medium::Ethernet)?),
         };
         Ok(NewPort { link, name })
     }
@@ -202,14 +208,30 @@ fn tune_tcp(socket: &Socket) {
 }
 
 /// Frames as datagrams at a unix socket of ours.
+///
+/// The socket is not connected: a peer that is started again must be able to
+/// send, whatever became of the one before. So the system does not say when the
+/// peer has room again, which on most systems it has for 10 datagrams only
+/// (`net.unix.max_dgram_qlen`). Frames that wait are tried again with each frame
+/// that comes, which is when the peer has done something, and after [`RETRY`].
 #[derive(Debug)]
 pub struct UnixgramLink {
-    socket: Socket,
-    peer: Option<UnixAddr>,
+    outgoing: Datagrams,
     software: Software,
     caps: Caps,
     /// Removed at the end.
     _file: SocketFile,
+}
+
+/// The sockets, apart so that the software path can borrow it.
+#[derive(Debug)]
+struct Datagrams {
+    socket: Socket,
+    peer: Option<UnixAddr>,
+    waiting: FrameQueue,
+    timer: Timer,
+    /// Of the socket and the timer.
+    epoll: Epoll,
 }
 
 impl UnixgramLink {
@@ -221,11 +243,26 @@ impl UnixgramLink {
         let (socket, file) = SocketFile::make(Type::DGRAM, path, access)?;
         let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
         Ok(Self {
-            socket,
-            peer: None,
+            outgoing: Datagrams::new(socket)?,
             software: Software::default(),
             caps: plain(Medium::Ethernet),
             _file: file,
+        })
+    }
+}
+
+impl Datagrams {
+    fn new(socket: Socket) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let timer = Timer::new()?;
+        epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        Ok(Self {
+            socket,
+            peer: None,
+            waiting: FrameQueue::default(),
+            timer,
+            epoll,
         })
     }
 
@@ -238,6 +275,44 @@ impl UnixgramLink {
             self.peer = Some(from);
         }
     }
+
+    fn send(&mut self, frame: &[IoSlice<'_>]) -> io::Result<()> {
+        let Some(peer) = self.peer else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        if !self.waiting.is_empty() {
+            return self.waiting.push(frame);
+        }
+        match send_to(&self.socket, &peer, frame) {
+            Ok(()) => Ok(()),
+            Err(Errno::EAGAIN | Errno::ENOBUFS) => {
+                self.waiting.push(frame)?;
+                self.timer.set(RETRY)
+            }
+            Err(e) => {
+                if matches!(e, Errno::ECONNREFUSED | Errno::ENOENT) {
+                    // Whoever it was is gone.
+                    self.peer = None;
+                }
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Sends what waits, as far as there is room.
+    fn flush(&mut self) -> io::Result<()> {
+        self.timer.has_expired();
+        let (socket, peer) = (&self.socket, self.peer);
+        self.waiting.flush(|frame| match &peer {
+            Some(peer) => send_to(socket, peer, frame),
+            // For nobody any more.
+            None => Ok(()),
+        });
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.timer.set(RETRY)
+    }
 }
 
 impl Link for UnixgramLink {
@@ -246,13 +321,16 @@ impl Link for UnixgramLink {
     }
 
     fn readiness(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.outgoing.epoll.0.as_fd()
     }
 
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {
-        let (len, from) = recvfrom::<UnixAddr>(self.socket.as_raw_fd(), buf)?;
+        if !self.outgoing.waiting.is_empty() {
+            self.outgoing.flush()?;
+        }
+        let (len, from) = recvfrom::<UnixAddr>(self.outgoing.socket.as_raw_fd(), buf)?;
         if let Some(from) = from {
-            self.heard(from);
+            self.outgoing.heard(from);
         }
         if len < MIN_FRAME {
             return Err(io::ErrorKind::Interrupted.into());
@@ -264,40 +342,30 @@ impl Link for UnixgramLink {
     }
 
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        let Some(peer) = self.peer else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let socket = &self.socket;
-        let sent = if can_carry(&self.caps, offload) && frame.len() <= MAX_SLICES {
-            send_to(socket, &peer, frame)
-        } else {
-            self.software.send(&self.caps, offload, frame, |_, whole| {
-                send_to(socket, &peer, &[IoSlice::new(whole)])
-            })
-        };
-        if let Err(e) = &sent
-            && matches!(e.raw_os_error(), Some(libc::ECONNREFUSED | libc::ENOENT))
-        {
-            // Whoever it was is gone.
-            self.peer = None;
+        let Self {
+            caps,
+            outgoing,
+            software,
+            ..
+        } = self;
+        if can_carry(caps, offload) && frame.len() <= MAX_SLICES {
+            return outgoing.send(frame);
         }
-        sent
+        software.send(caps, offload, frame, |_, whole| {
+            outgoing.send(&[IoSlice::new(whole)])
+        })
     }
 }
 
-fn send_to(socket: &Socket, peer: &UnixAddr, frame: &[IoSlice<'_>]) -> io::Result<()> {
-    match sendmsg(
+fn send_to(socket: &Socket, peer: &UnixAddr, frame: &[IoSlice<'_>]) -> nix::Result<()> {
+    sendmsg(
         socket.as_raw_fd(),
         frame,
         &[],
         MsgFlags::empty(),
         Some(peer),
-    ) {
-        Ok(_) => Ok(()),
-        // All places of the peer's queue are taken.
-        Err(Errno::ENOBUFS) => Err(io::ErrorKind::WouldBlock.into()),
-        Err(e) => Err(e.into()),
-    }
+    )
+    .map(drop)
 }
 
 #[cfg(test)]
@@ -306,6 +374,8 @@ mod tests {
     use std::net::TcpStream;
     use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::time::Instant;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
     use crate::net::{MAX_FRAME_LEN, MacAddr};
@@ -472,5 +542,38 @@ mod tests {
         }
         drop(link);
         assert!(!path.exists());
+    }
+
+    /// More than the 10 datagrams that a peer's queue holds.
+    #[test]
+    fn datagrams_wait_for_a_slow_peer() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("gram");
+        let mut link = UnixgramLink::new(&path, &Access::default()).expect("link");
+        let guest = UnixDatagram::bind(dir.path().join("guest")).expect("bind");
+        guest.set_nonblocking(true).expect("set");
+        guest
+            .send_to(&frame(GATEWAY, A, "hello"), &path)
+            .expect("send");
+        assert_eq!(next(&mut link), "hello");
+        for n in 0..200 {
+            send(&mut link, &frame(A, GATEWAY, &n.to_string())).expect("taken");
+        }
+        let mut seen = Vec::new();
+        let mut buf = [0; 100];
+        while seen.len() < 200 {
+            let mut fds = [PollFd::new(link.readiness(), PollFlags::POLLIN)];
+            let ready = poll(&mut fds, PollTimeout::from(1000u16));
+            while let Ok(len) = guest.recv(&mut buf) {
+                seen.push(String::from_utf8_lossy(&buf[14..len]).into_owned());
+            }
+            if seen.len() < 200 {
+                assert_eq!(ready, Ok(1), "its timer wakes it");
+                assert!(link.recv(&mut [0; 100]).is_err());
+            }
+        }
+        let expected: Vec<_> = (0..200).map(|n| n.to_string()).collect();
+        assert_eq!(seen, expected);
+        assert!(link.outgoing.waiting.is_empty());
     }
 }

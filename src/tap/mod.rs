@@ -18,6 +18,7 @@ pub mod listen;
 mod listening;
 pub mod netns;
 pub mod process;
+mod queue;
 mod retry;
 mod rtnl;
 pub mod segment;
@@ -35,7 +36,7 @@ pub use attach_error::{
     APPARMOR_RESTRICTION, AttachError, Errno, JoinAction, NamespaceKind, sysctl, userns_remedy,
 };
 pub use bess::Bess;
-pub use ip_ether::IpEther;
+pub use ip_ether::{IpEther, IpGuest, IpPorts};
 pub use listening::{Listening, Seen, SocketWatch};
 pub use socket_file::{Access, SocketFile, SocketFileError};
 pub use tun::Tap;
@@ -102,6 +103,12 @@ pub trait Link: fmt::Debug {
     /// `WouldBlock` when the medium is full: the frame is dropped, as on any
     /// wire. Any other error means that this frame could not be sent.
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// The ports that the link is made of, at most [`switch::MAX_PORTS`]; none
+    /// for one that is not made of several.
+    fn ports(&self) -> Vec<switch::PortInfo> {
+        Vec::new()
+    }
 }
 
 /// A door for the fuzz targets: reads a virtio network header in front of a

@@ -34,7 +34,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::unistd::Pid;
@@ -155,9 +155,8 @@ pub struct StartError {
 /// A child, carrying frames. Dropped, it is ended.
 #[derive(Debug)]
 pub struct ProcessLink {
+    /// What polls readable for it does so for the pidfd and the timer, too.
     frames: DatagramLink,
-    /// Of the frames and the pidfd, or of the pidfd and the timer.
-    epoll: Epoll,
     timer: Timer,
     child: Group,
     state: State,
@@ -200,16 +199,13 @@ impl ProcessLink {
         // Its ends must be the child's alone, for the end of file to be seen.
         drop(command);
         let child = Group::new(child)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let frames = DatagramLink::new(Ends::one(ours)?, options.medium);
+        let frames = DatagramLink::new(Ends::one(ours)?, options.medium)?;
         let timer = Timer::new()?;
         let readable = || EpollEvent::new(EpollFlags::EPOLLIN, 0);
-        epoll.add(frames.readiness(), readable())?;
-        epoll.add(&child.pidfd, readable())?;
-        epoll.add(&timer, readable())?;
+        frames.epoll().add(&child.pidfd, readable())?;
+        frames.epoll().add(&timer, readable())?;
         Ok(Self {
             frames,
-            epoll,
             timer,
             child,
             state: State::Running,
@@ -225,7 +221,7 @@ impl ProcessLink {
     /// The child has closed its end.
     fn ask_to_leave(&mut self) -> io::Result<()> {
         self.state = State::Leaving;
-        self.epoll.delete(self.frames.readiness())?;
+        self.frames.epoll().delete(self.frames.input())?;
         self.child.signal(Signal::SIGTERM);
         self.timer.set(PATIENCE)
     }
@@ -247,7 +243,7 @@ impl Link for ProcessLink {
     }
 
     fn readiness(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+        self.frames.readiness()
     }
 
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {

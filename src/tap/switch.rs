@@ -61,6 +61,14 @@ const SOURCE: u64 = 1 << 63;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(u32);
 
+impl PortId {
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
 impl fmt::Display for PortId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -204,19 +212,20 @@ impl Switch {
 
     /// The ports, in the order they were plugged in.
     pub fn ports(&self) -> impl Iterator<Item = PortInfo> + '_ {
-        self.ports.iter().map(|(id, port)| PortInfo {
-            id: *id,
-            name: port.name.clone(),
-            stations: self.stations_of(*id),
-            counters: port.counters,
+        let mut stations: BTreeMap<PortId, Vec<MacAddr>> = BTreeMap::new();
+        for (mac, port, _) in self.fdb.iter() {
+            stations.entry(port).or_default().push(mac);
+        }
+        self.ports.iter().map(move |(id, port)| {
+            let mut stations = stations.remove(id).unwrap_or_default();
+            stations.sort_unstable();
+            PortInfo {
+                id: *id,
+                name: port.name.clone(),
+                stations,
+                counters: port.counters,
+            }
         })
-    }
-
-    fn stations_of(&self, id: PortId) -> Vec<MacAddr> {
-        let of_port = self.fdb.iter().filter(|(_, port, _)| *port == id);
-        let mut stations: Vec<_> = of_port.map(|(mac, ..)| mac).collect();
-        stations.sort_unstable();
-        stations
     }
 
     fn plug_from(&mut self, port: NewPort, source: Option<usize>) -> io::Result<PortId> {
@@ -456,6 +465,10 @@ impl Link for Switch {
         }
         Ok(())
     }
+
+    fn ports(&self) -> Vec<PortInfo> {
+        Self::ports(self).collect()
+    }
 }
 
 #[cfg(test)]
@@ -479,7 +492,7 @@ mod tests {
 
     fn link(fd: OwnedFd) -> Box<dyn Link> {
         let ends = Ends::one(fd).expect("descriptor");
-        Box::new(DatagramLink::new(ends, Medium::Ethernet))
+        Box::new(DatagramLink::new(ends, Medium::Ethernet).expect("link"))
     }
 
     /// A switch and the far ends of three of its ports.

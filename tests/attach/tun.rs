@@ -9,7 +9,7 @@ use gw::gateway::{Gateway, Inherited, StopReason};
 use gw::net::MacAddr;
 use gw::policy::HostLoopback;
 use gw::tap::netns::{Attached, attach_tun};
-use gw::tap::{IpEther, Link, Medium};
+use gw::tap::{IpEther, IpGuest, Link, Medium};
 
 use super::{Guest, plan, tap0};
 
@@ -79,12 +79,11 @@ pub(super) fn a_tun_reaches_the_gateway() {
     let guest = Guest::new();
     let Attached { tap, made, .. } = attach_to(&guest);
     let config = config();
-    let given = vec![
-        config.plan.v4.expect("on").guest.into(),
-        config.plan.v6.expect("on").guest.into(),
-    ];
-    let mac = MacAddr(made.guest_mac);
-    let link = IpEther::new(Box::new(tap), mac, given, config.plan.clone()).expect("link");
+    let identity = IpGuest {
+        mac: MacAddr(made.guest_mac),
+        ..IpGuest::new(&config.plan).expect("random numbers")
+    };
+    let link = IpEther::new(Box::new(tap), identity).expect("link");
     let port4 = server((Ipv4Addr::LOCALHOST, 0).into());
     let port6 = server((Ipv6Addr::LOCALHOST, 0).into());
     let (stop, stopped) = tokio::sync::oneshot::channel();

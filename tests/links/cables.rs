@@ -134,7 +134,7 @@ while True:
             .expect("python3");
         let keep = ours.as_fd().try_clone_to_owned().expect("descriptor");
         let ends = Ends::one(ours).expect("descriptor");
-        let mut link = DatagramLink::new(ends, Medium::Ip);
+        let mut link = DatagramLink::new(ends, Medium::Ip).expect("link");
         let mut buf = vec![0; gw::net::MAX_FRAME_LEN];
         for len in [20, 1360, 9000] {
             let packet: Vec<u8> = (0..250u8).cycle().take(len).collect();

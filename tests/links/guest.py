@@ -1,8 +1,9 @@
 """A guest with a kernel: a TAP in a network namespace, and a program to carry it.
 
 Usage: unshare -n python3 guest.py UPLOAD DOWNLOAD RESULT [URL]. Without a URL,
-frames go through standard input and output; with one, vde_plug carries them. The
-addresses are those that the environment tells. The result is what iperf3 says
+frames go through standard input and output, or, if the environment says so, bare
+IP packets of a TUN; with one, vde_plug carries the TAP. The addresses are those
+that the environment tells. The result is what iperf3 says
 when it uploads to one port of the gateway and downloads from the other, as a
 JSON list.
 """
@@ -17,10 +18,11 @@ import threading
 import time
 
 TUNSETIFF = 0x400454CA
-IFF_TAP, IFF_NO_PI = 2, 0x1000
+IFF_TUN, IFF_TAP, IFF_NO_PI = 1, 2, 0x1000
 
 UPLOAD, DOWNLOAD, RESULT, *URL = sys.argv[1:]
 ENVIRONMENT = os.environ
+IS_TUN = ENVIRONMENT.get("GW_MEDIUM") == "ip"
 
 
 def carry(source, target):
@@ -30,8 +32,9 @@ def carry(source, target):
 
 def carry_by_ourselves():
     assert ENVIRONMENT["GW_FD"] == "0"
+    kind = IFF_TUN if IS_TUN else IFF_TAP
     tap = os.open("/dev/net/tun", os.O_RDWR)
-    fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", b"tap0", IFF_TAP | IFF_NO_PI))
+    fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", b"tap0", kind | IFF_NO_PI))
     threading.Thread(target=carry, args=(0, tap), daemon=True).start()
     threading.Thread(target=carry, args=(tap, 1), daemon=True).start()
 
@@ -46,11 +49,12 @@ def carry_by_vde_plug(url):
 
 def set_up():
     prefix = ENVIRONMENT["GW_NET4"].split("/")[1]
+    way = "dev tap0" if IS_TUN else f"via {ENVIRONMENT['GW_GATEWAY4']}"
     for line in (
         "link set lo up",
         f"link set tap0 mtu {ENVIRONMENT['GW_MTU']} up",
         f"addr add {ENVIRONMENT['GW_GUEST4']}/{prefix} dev tap0",
-        f"route add default via {ENVIRONMENT['GW_GATEWAY4']}",
+        f"route add default {way}",
     ):
         subprocess.run(["ip", *line.split()], check=True, stdin=subprocess.DEVNULL)
 

@@ -17,6 +17,7 @@ use gw::tap::process::{ProcessCommand, ProcessOptions, ProcessSource, environmen
 use gw::tap::switch::Switch;
 use gw::tap::vde::client::{ClientOptions, VdeClient};
 use gw::tap::vde::switch::{SwitchOptions, VdeSwitch};
+use gw::tap::{IpGuest, IpPorts, Medium};
 use tempfile::TempDir;
 
 use crate::harness::{OURS, Program, place, switch, until, vde_switch};
@@ -24,7 +25,7 @@ use crate::harness::{OURS, Program, place, switch, until, vde_switch};
 /// Bytes that iperf3 carries each way.
 const AMOUNT: u64 = 32 << 20;
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         plan: AddressPlan {
             v4: Some(PlanV4::new("10.0.2.0/24".parse().expect("net")).expect("plan")),
@@ -173,20 +174,38 @@ fn is_root() -> bool {
     is_root
 }
 
+fn bridge(measurement: &Measurement, medium: Medium) -> ProcessSource {
+    let source = ProcessSource::start(ProcessOptions {
+        environment: environment(&measurement.config.plan),
+        medium,
+        ..ProcessOptions::new(ProcessCommand::Program {
+            program: "unshare".into(),
+            arguments: measurement.guest(None),
+        })
+    });
+    source.expect("started")
+}
+
 #[test]
 fn a_child_that_bridges_to_a_tap() {
     if !is_root() {
         return;
     }
     let measurement = Measurement::new();
-    let source = ProcessSource::start(ProcessOptions {
-        environment: environment(&measurement.config.plan),
-        ..ProcessOptions::new(ProcessCommand::Program {
-            program: "unshare".into(),
-            arguments: measurement.guest(None),
-        })
-    });
-    measurement.serve(switch(OURS, source.expect("started")));
+    let source = bridge(&measurement, Medium::Ethernet);
+    measurement.serve(switch(OURS, source));
+}
+
+#[test]
+fn a_child_that_bridges_to_a_tun() {
+    if !is_root() {
+        return;
+    }
+    let measurement = Measurement::new();
+    let source = bridge(&measurement, Medium::Ip);
+    let guest = IpGuest::new(&measurement.config.plan).expect("random numbers");
+    let source = IpPorts::new(Box::new(source), guest);
+    measurement.serve(switch(OURS, source));
 }
 
 #[test]

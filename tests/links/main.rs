@@ -4,5 +4,6 @@
 mod cables;
 mod guests;
 mod harness;
+mod qemu;
 
 mod vde;

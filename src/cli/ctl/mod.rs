@@ -62,6 +62,8 @@ enum Verb {
     },
     /// DHCP leases
     Leases,
+    /// What the guests are plugged into
+    Ports,
     /// Counts and sizes
     Stats,
     /// Sets how much the gateway logs
@@ -280,6 +282,7 @@ fn task(verb: &Verb) -> Result<Task, String> {
             Task::List(List::Flows(filter), list.limit)
         }
         Verb::Leases => one(Request::Leases {}),
+        Verb::Ports => one(Request::Ports {}),
         Verb::Stats => one(Request::Statistics {}),
         Verb::Log { level } => one(Request::Log {
             level: (*level).into(),

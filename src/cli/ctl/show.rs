@@ -4,8 +4,8 @@ use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use comfy_table::{CellAlignment, Table};
 
 use crate::control::proto::{
-    Flow, FlowDirection, FlowProtocol, FlowState, Forward, Hello, Host, Lease, Network, Reply,
-    Statistics, Traffic,
+    Flow, FlowDirection, FlowProtocol, FlowState, Forward, Hello, Host, Lease, Network, Port,
+    Reply, Statistics, Traffic,
 };
 use crate::forward::ForwardSpec;
 
@@ -29,6 +29,7 @@ pub(super) fn text(reply: &Reply, style: Style) -> Option<String> {
         Reply::Hosts { hosts, .. } => hosts_table(hosts, style),
         Reply::Flows { flows, .. } => flows_table(flows, style),
         Reply::Leases { leases } => leases_table(leases, style),
+        Reply::Ports { ports } => ports_table(ports, style),
         Reply::Statistics(statistics) => lines(&counts(statistics)),
     };
     Some(text)
@@ -148,6 +149,35 @@ fn leases_table(leases: &[Lease], style: Style) -> String {
             lease.mac.clone(),
             lease.hostname.clone().unwrap_or_default(),
             duration(lease.seconds_left),
+        ]);
+    }
+    table.to_string()
+}
+
+fn ports_table(ports: &[Port], style: Style) -> String {
+    let header = [
+        "ID",
+        "Port",
+        "Stations",
+        "Received",
+        "Sent",
+        "Not sent",
+        "Malformed",
+    ];
+    let mut table = table(style, header, &[0, 3, 4, 5, 6]);
+    for port in ports {
+        let mut stations = port.stations.join(", ");
+        if port.more_stations > 0 {
+            stations.push_str(&format!(" and {} more", port.more_stations));
+        }
+        table.add_row([
+            port.id.to_string(),
+            port.name.clone(),
+            stations,
+            port.received.to_string(),
+            port.sent.to_string(),
+            port.not_sent.to_string(),
+            port.malformed.to_string(),
         ]);
     }
     table.to_string()

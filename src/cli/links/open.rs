@@ -5,7 +5,6 @@
 //! when another link fails.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -14,9 +13,8 @@ use nix::sys::stat::{SFlag, fstat, major, minor};
 
 use super::error::{FdError, Reason};
 use super::{Descriptors, Framing, Handed, Interface, LinkError, LinkKind, LinkSpec};
-use crate::cli::resolve::random_mac;
 use crate::config::{Config, InterfaceConfig};
-use crate::net::{AddressPlan, MacAddr};
+use crate::net::AddressPlan;
 use crate::tap::fd::{DatagramLink, Ends, StreamLink};
 use crate::tap::listen::{Listener, UnixgramLink};
 use crate::tap::netns::{Attached, Helper, attach, attach_tun, make_here, make_tun_here};
@@ -25,7 +23,7 @@ use crate::tap::switch::{NewPort, PortSource, Switch};
 use crate::tap::udp::{UdpLink, UdpOptions};
 use crate::tap::vde::client::VdeClient;
 use crate::tap::vde::switch::VdeSwitch;
-use crate::tap::{IpEther, Link, Medium, Tap, Watch, sys};
+use crate::tap::{IpEther, IpGuest, IpPorts, Link, Medium, Tap, Watch, sys};
 
 /// The device number of /dev/net/tun (Documentation/admin-guide/devices.txt).
 const TUN_DEVICE: (u64, u64) = (10, 200);
@@ -172,20 +170,7 @@ fn join(
 
 /// Makes a link that carries bare IP one that carries Ethernet.
 fn ethernet(link: Box<dyn Link>, plan: &AddressPlan) -> io::Result<Box<dyn Link>> {
-    let v4 = plan.v4.map(|plan| IpAddr::from(plan.guest));
-    let v6 = plan.v6.map(|plan| IpAddr::from(plan.guest));
-    let given = v4.into_iter().chain(v6).collect();
-    let link = IpEther::new(link, other_mac(plan.gateway_mac), given, plan.clone())?;
-    Ok(Box::new(link))
-}
-
-/// An address for a guest without one; not the gateway's.
-fn other_mac(gateway: MacAddr) -> MacAddr {
-    let mut mac = random_mac();
-    if mac == gateway {
-        mac.0[5] ^= 1;
-    }
-    mac
+    Ok(Box::new(IpEther::new(link, IpGuest::new(plan)?)?))
 }
 
 struct Opener<'a> {
@@ -268,7 +253,18 @@ impl Opener<'_> {
         };
         Ok(match options.restart {
             Restart::Never => Part::Link(Box::new(ProcessLink::start(&options)?)),
-            Restart::Always => Part::Source(Box::new(ProcessSource::start(options)?)),
+            Restart::Always => {
+                let medium = options.medium;
+                let source = Box::new(ProcessSource::start(options)?);
+                Part::Source(match medium {
+                    Medium::Ethernet => source,
+                    // The only port there is: the command line sees to that.
+                    Medium::Ip => {
+                        let guest = IpGuest::new(&self.config.plan)?;
+                        Box::new(IpPorts::new(source, guest))
+                    }
+                })
+            }
         })
     }
 }
@@ -347,7 +343,7 @@ fn handed_down(handed: &Handed, fds: AdoptedFd) -> Result<Box<dyn Link>, Reason>
         }
     };
     Ok(match framing {
-        Framing::Messages => Box::new(DatagramLink::new(ends, medium)),
+        Framing::Messages => Box::new(DatagramLink::new(ends, medium)?),
         Framing::Lengths(prefix) => Box::new(StreamLink::new(ends, prefix, medium)?),
     })
 }

@@ -5,8 +5,9 @@ use super::*;
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// Sixteen addresses.
 fn pool() -> impl Iterator<Item = Ipv4Addr> {
-    (u32::from(FIRST)..).take(POOL_SIZE).map(Ipv4Addr::from)
+    (u32::from(FIRST)..).take(16).map(Ipv4Addr::from)
 }
 
 fn addr(last: u8) -> Ipv4Addr {

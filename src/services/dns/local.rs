@@ -1,8 +1,10 @@
 //! Names and addresses that are answered without asking anyone: static hosts,
-//! the gateway's own names, `localhost`, and the guest's network in reverse.
+//! the gateway's own names, those of guests, `localhost`, and the guests' network
+//! in reverse. What comes first in this list wins.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
 
 use hickory_proto::op::{Edns, Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::PTR;
@@ -10,8 +12,10 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use ipnet::IpNet;
 
 use super::DnsError;
+use super::guests::GuestNames;
 use super::message::{CLASS_IN, Query, rtype};
 use crate::net::AddressPlan;
+use crate::services::dhcp::Lease;
 
 /// Static names and addresses kept, as pairs. Enough for a generated hosts
 /// file; a pair takes some hundred bytes.
@@ -28,7 +32,8 @@ const GATEWAY_NAMES: [&str; 3] = [
 ];
 /// Name of the resolver.
 const RESOLVER_NAME: &str = "dns.gw.internal.";
-/// The zone that the gateway's own names make up: nothing else is in it.
+/// The zone that the gateway's own names and those of guests make up: nothing
+/// else is in it.
 const OWN_ZONE: &str = "gw.internal.";
 
 /// What is known about a name here.
@@ -52,6 +57,7 @@ pub(super) struct LocalNames {
     /// Built in; static hosts of the same name win.
     built_in: HostTable,
     hosts: HostTable,
+    guests: GuestNames,
 }
 
 /// Names and addresses, findable from both sides.
@@ -70,6 +76,7 @@ impl LocalNames {
             own_zone: parse_host(OWN_ZONE)?,
             built_in: built_in(plan)?,
             hosts: HostTable::default(),
+            guests: GuestNames::default(),
         };
         for (name, addr) in hosts {
             local.add(name, *addr)?;
@@ -103,8 +110,13 @@ impl LocalNames {
         self.hosts.addresses.iter().flat_map(pairs).collect()
     }
 
+    /// Takes note of the names in all leases there are.
+    pub(super) fn follow_leases(&mut self, leases: impl Iterator<Item = Lease>) {
+        self.guests.follow(leases);
+    }
+
     /// What is known about `name`, an absolute one; `None`: ask elsewhere.
-    pub(super) fn find(&self, name: &Name) -> Option<Known> {
+    pub(super) fn find(&self, name: &Name, now: Instant) -> Option<Known> {
         if let Some(found) = self
             .hosts
             .addresses
@@ -112,6 +124,9 @@ impl LocalNames {
             .or(self.built_in.addresses.get(name))
         {
             return Some(Known::Addresses(found.clone()));
+        }
+        if let Some(addr) = self.find_guest(name, now) {
+            return Some(Known::Addresses(vec![addr]));
         }
         if *name == self.own_zone {
             return Some(Known::Nothing);
@@ -124,10 +139,21 @@ impl LocalNames {
             let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
             return Some(Known::Addresses(loopback.to_vec()));
         }
-        self.find_reverse(name.parse_arpa_name().ok()?)
+        self.find_reverse(name.parse_arpa_name().ok()?, now)
     }
 
-    fn find_reverse(&self, net: IpNet) -> Option<Known> {
+    /// The guest with this name, which stands alone or in the gateway's zone.
+    fn find_guest(&self, name: &Name, now: Instant) -> Option<IpAddr> {
+        let is_alone = name.num_labels() == 1;
+        let is_ours = name.num_labels() == self.own_zone.num_labels() + 1;
+        if !(is_alone || is_ours && self.own_zone.zone_of(name)) {
+            return None;
+        }
+        let label = std::str::from_utf8(name.iter().next()?).ok()?;
+        self.guests.addr(label, now)
+    }
+
+    fn find_reverse(&self, net: IpNet, now: Instant) -> Option<Known> {
         let is_host = net.prefix_len() == net.max_prefix_len();
         if !is_host {
             return self.covers(net).then_some(Known::Nothing);
@@ -136,6 +162,10 @@ impl LocalNames {
         let tables = [&self.hosts, &self.built_in];
         if let Some(names) = tables.iter().find_map(|t| t.names.get(&addr)) {
             return Some(Known::Names(names.clone()));
+        }
+        if let Some(label) = self.guests.name(addr, now) {
+            let name = Name::from_labels([label.as_bytes()]).ok()?;
+            return Some(Known::Names(vec![name.append_name(&self.own_zone).ok()?]));
         }
         // The addresses of the guest's network mean nothing to anyone else.
         self.plan.is_local(addr).then_some(Known::NoSuchName)
@@ -327,7 +357,7 @@ mod tests {
             ("host.containers.internal", "192.0.2.9"),
             ("near.example", "10.0.2.50"),
         ]);
-        let find = |name: &str| local.find(&Name::from_ascii(name).expect("name"));
+        let find = |name: &str| local.find(&Name::from_ascii(name).expect("name"), Instant::now());
         for (name, expected) in [
             ("Db.Example.", addresses(&["192.0.2.1", "2001:db8::1"])),
             ("x.db.example.", None),
@@ -369,6 +399,43 @@ mod tests {
     }
 
     #[test]
+    fn guests_have_what_is_left() {
+        let mut local = names(&[
+            ("db", "192.0.2.1"),
+            ("files.gw.internal", "192.0.2.2"),
+            ("near.example", "10.0.2.17"),
+        ]);
+        let now = Instant::now();
+        let lease = |name: &str, last| Lease {
+            addr: Ipv4Addr::new(10, 0, 2, last),
+            mac: crate::net::MacAddr([2, 0, 0, 0, 0, last]),
+            hostname: Some(name.to_owned()),
+            expires: now + std::time::Duration::from_secs(60),
+        };
+        let guests = ["web", "db", "files", "com"];
+        local.follow_leases((15..).zip(guests).map(|(last, name)| lease(name, last)));
+        let find = |name: &str| local.find(&Name::from_ascii(name).expect("name"), now);
+        for (name, expected) in [
+            ("web.", addresses(&["10.0.2.15"])),
+            ("WEB.gw.internal.", addresses(&["10.0.2.15"])),
+            ("x.web.gw.internal.", Some(Known::NoSuchName)),
+            ("web.example.", None),
+            ("x.web.", None),
+            // Static names stay what they are.
+            ("db.", addresses(&["192.0.2.1"])),
+            ("db.gw.internal.", addresses(&["10.0.2.16"])),
+            ("files.gw.internal.", addresses(&["192.0.2.2"])),
+            ("files.", addresses(&["10.0.2.17"])),
+            ("example.com.", None),
+            ("15.2.0.10.in-addr.arpa.", pointer("web.gw.internal.")),
+            ("17.2.0.10.in-addr.arpa.", pointer("near.example.")),
+            ("99.2.0.10.in-addr.arpa.", Some(Known::NoSuchName)),
+        ] {
+            assert_eq!(find(name), expected, "{name}");
+        }
+    }
+
+    #[test]
     fn pairs_come_and_go() {
         let mut local = names(&[]);
         let addr = "192.0.2.1".parse().expect("address");
@@ -383,13 +450,16 @@ mod tests {
         assert!(local.remove("A.example.", addr).expect("name"));
         assert!(!local.remove("a.example", addr).expect("name"));
         assert_eq!(
-            local.find(&Name::from_ascii("a.example.").expect("name")),
+            local.find(
+                &Name::from_ascii("a.example.").expect("name"),
+                Instant::now()
+            ),
             None
         );
         let reverse = Name::from_ascii("1.2.0.192.in-addr.arpa.").expect("name");
-        assert_eq!(local.find(&reverse), pointer("b.example."));
+        assert_eq!(local.find(&reverse, Instant::now()), pointer("b.example."));
         assert!(local.remove("b.example", addr).expect("name"));
-        assert_eq!(local.find(&reverse), None);
+        assert_eq!(local.find(&reverse, Instant::now()), None);
         assert_eq!(local.hosts.pairs, 0);
     }
 

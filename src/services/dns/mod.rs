@@ -4,8 +4,9 @@
 //!
 //! A query takes one of three ways.
 //!
-//! 1. *Answered here*: static hosts, the gateway's own names, `localhost`, the
-//!    guest's network in reverse, and everything that is no proper query.
+//! 1. *Answered here*: static hosts, the gateway's own names, guests by the names
+//!    they gave themselves, `localhost`, the guests' network in reverse, and
+//!    everything that is no proper query.
 //! 2. *Passed on* to the host's servers, byte for byte but for the identifier
 //!    and the UDP size, and the answer back likewise. Records are not decoded,
 //!    so every type, class, EDNS option and DNSSEC signature survives.
@@ -48,6 +49,7 @@
 //! Not handled: zone transfers (NOTIMP), updates (NOTIMP), multicast DNS.
 
 mod alias;
+mod guests;
 mod host_config;
 mod local;
 mod message;
@@ -75,6 +77,7 @@ use self::host_config::{DNS_PORT, Follower};
 use self::local::LocalNames;
 use self::message::{ExtendedError, Query, Rejected, is_truncated, rcode};
 use self::upstream::{LeaveFrom, UDP_ANSWER_LEN, Upstreams};
+use super::dhcp::Lease;
 use crate::config::DnsConfig;
 use crate::net::AddressPlan;
 
@@ -263,13 +266,20 @@ impl Resolver {
         hosts
     }
 
+    /// Guests are found by the names in their leases from now on; `leases` are
+    /// all there are.
+    pub fn follow_leases(&self, leases: impl Iterator<Item = Lease>) {
+        self.shared.local.borrow_mut().follow_leases(leases);
+    }
+
     /// The answer to `query`, with `name` and `qtype` in place of its own, when
     /// nobody has to be asked.
     fn answer_here(&self, query: &Query<'_>, name: &Name, qtype: u16) -> Option<Vec<u8>> {
         if !local::concerns(query) {
             return None;
         }
-        let known = self.shared.local.borrow().find(name)?;
+        let now = tokio::time::Instant::now().into_std();
+        let known = self.shared.local.borrow().find(name, now)?;
         local::reply(query, name, qtype, &known)
     }
 

@@ -74,11 +74,11 @@ fn link() -> (IpEther, Rc<RefCell<Traffic>>) {
         fd: fd.into(),
         _other: other,
     };
-    let given = vec![
-        "10.0.2.100".parse().expect("address"),
-        "fd00::100".parse().expect("address"),
-    ];
-    let link = IpEther::new(Box::new(inner), GUEST, given, plan()).expect("link");
+    let guest = IpGuest {
+        mac: GUEST,
+        ..IpGuest::new(&plan()).expect("guest")
+    };
+    let link = IpEther::new(Box::new(inner), guest).expect("link");
     (link, traffic)
 }
 
@@ -327,8 +327,47 @@ fn answers_and_addresses_are_bounded() {
 #[test]
 fn an_ethernet_link_is_refused() {
     let (link, _) = link();
-    let twice = IpEther::new(Box::new(link), GUEST, Vec::new(), plan());
+    let twice = IpEther::new(Box::new(link), IpGuest::new(&plan()).expect("guest"));
     assert!(twice.is_err());
+}
+
+/// A child that echoes bare IP packets, behind a switch.
+#[test]
+fn a_process_may_speak_bare_ip() {
+    use crate::tap::process::{ProcessCommand, ProcessOptions, ProcessSource};
+    use crate::tap::switch::Switch;
+    let echo = "import os\nwhile True: os.write(1, os.read(0, 70000))";
+    let source = ProcessSource::start(ProcessOptions {
+        medium: Medium::Ip,
+        ..ProcessOptions::new(ProcessCommand::Program {
+            program: "/usr/bin/python3".into(),
+            arguments: vec!["-c".into(), echo.into()],
+        })
+    });
+    let source = Box::new(source.expect("started"));
+    let guest = IpGuest {
+        mac: GUEST,
+        ..IpGuest::new(&plan()).expect("guest")
+    };
+    let mut switch = Switch::new(GATEWAY).expect("switch");
+    let ports = IpPorts::new(source, guest);
+    switch.add_source(Box::new(ports)).expect("room");
+    let packet = packet("10.0.2.100", "1.2.3.4");
+    let sent = ethernet(GUEST, IPV4, &packet);
+    switch
+        .send(&Offload::default(), &[IoSlice::new(&sent)])
+        .expect("taken");
+    let mut buf = vec![0; MAX_FRAME_LEN];
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let len = loop {
+        assert!(std::time::Instant::now() < end, "no echo");
+        match switch.recv(&mut buf) {
+            Ok(received) => break received.len,
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
+        }
+    };
+    assert_eq!(buf[..12], [&GATEWAY.0[..], &GUEST.0].concat());
+    assert_eq!(buf[14..len], packet);
 }
 
 proptest! {

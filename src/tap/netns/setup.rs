@@ -12,6 +12,7 @@ use super::{Handed, Made, system};
 use crate::config::{Configure, GuestSockets, InterfaceConfig};
 use crate::net::{AddressPlan, MacAddr};
 use crate::tap::attach_error::{AttachError, Errno, userns_remedy};
+use crate::tap::ip_ether::random_mac;
 use crate::tap::listening;
 use crate::tap::rtnl::{Change, IpVersion, LinkKind, Rtnl};
 use crate::tap::tun::{OpenError, open_device, open_interface};
@@ -57,7 +58,7 @@ pub(super) fn make(
         }
         Medium::Ip => match interface.mac {
             Some(mac) => mac,
-            None => random_mac()?,
+            None => random_mac().map_err(|e| system("making up a MAC address", e))?,
         },
     };
     let mut made = Made {
@@ -98,14 +99,6 @@ pub(super) fn make(
 /// [`AttachError::TunMissing`] or [`AttachError::TunDenied`].
 pub fn check_device() -> Result<(), AttachError> {
     open_device().map(drop).map_err(explain_device)
-}
-
-fn random_mac() -> Result<MacAddr, AttachError> {
-    let mut bytes = [0; 6];
-    match getrandom::fill(&mut bytes) {
-        Ok(()) => Ok(MacAddr::local_from(bytes)),
-        Err(e) => Err(system("making up a MAC address", io::Error::other(e))),
-    }
 }
 
 fn check_name(name: &str) -> Result<(), AttachError> {

@@ -2,9 +2,9 @@
 //! stream whose end is the port's end.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::unistd::read;
 use socket2::{Domain, Socket, Type};
 
@@ -17,9 +17,9 @@ const FRAMES_PER_LOOK: u32 = 64;
 /// Carries frames as long as the stream is open.
 #[derive(Debug)]
 pub(super) struct VdeLink {
+    /// What polls readable for it does so for the stream, too.
     data: DatagramLink,
     ctl: Socket,
-    epoll: Epoll,
     until_look: u32,
 }
 
@@ -36,19 +36,17 @@ impl VdeLink {
     /// A port over a connected datagram socket and its stream, neither of which
     /// blocks.
     pub(super) fn new(data: Socket, ctl: Socket, peer: Peer) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        for socket in [&data, &ctl] {
-            epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        }
         let empty = match peer {
             Peer::Switch => Empty::Ignored,
             Peer::Client => Empty::End,
         };
         let ends = Ends::one(data.into())?;
+        let data = DatagramLink::with_empty(ends, Medium::Ethernet, empty)?;
+        let readable = EpollEvent::new(EpollFlags::EPOLLIN, 0);
+        data.epoll().add(&ctl, readable)?;
         Ok(Self {
-            data: DatagramLink::with_empty(ends, Medium::Ethernet, empty),
+            data,
             ctl,
-            epoll,
             until_look: FRAMES_PER_LOOK,
         })
     }
@@ -71,7 +69,7 @@ impl Link for VdeLink {
     }
 
     fn readiness(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+        self.data.readiness()
     }
 
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {

@@ -7,9 +7,10 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
-use super::client::{ClientOptions, VdeClient};
+use super::client::{ANSWER_TIMEOUT, ClientOptions, VdeClient};
 use super::protocol::{ADDRESS_LEN, Request, decode_address, encode_address};
 use super::switch::{MAX_HANDSHAKES, SwitchOptions, VdeSwitch};
 use crate::net::{MAX_FRAME_LEN, MacAddr};
@@ -426,6 +427,35 @@ fn what_is_no_switch_is_named() {
     assert_eq!(names(&long), [""; 0]);
 }
 
+#[test]
+fn a_switch_that_does_not_answer_is_given_up() {
+    let (dir, path) = place();
+    fs::create_dir(&path).expect("directory");
+    let listener = UnixListener::bind(path.join("ctl")).expect("bind");
+    let mut client = VdeClient::new(ClientOptions {
+        switch: Some(path.clone()),
+        ..ClientOptions::default()
+    })
+    .expect("client");
+    assert!(client.poll().expect("asks").is_none());
+    let (mut stream, _) = listener.accept().expect("accept");
+    assert_eq!(names(&path).len(), 2, "ctl, and the client's socket");
+    let mut look = [PollFd::new(client.readiness(), PollFlags::POLLIN)];
+    let longer = PollTimeout::try_from(ANSWER_TIMEOUT + PATIENCE).expect("time");
+    assert_eq!(poll(&mut look, longer), Ok(1), "its own timer wakes it");
+    let said = client.poll().expect_err("no answer").to_string();
+    assert!(said.contains("did not answer"), "{said}");
+    assert_eq!(names(&path), ["ctl"]);
+    let mut request = Vec::new();
+    stream.read_to_end(&mut request).expect("closed");
+    let request = Request::parse(&request).expect("a request");
+    assert!(
+        request
+            .client
+            .starts_with(dir.path().canonicalize().expect("path"))
+    );
+}
+
 /// A client that talks on its control stream, where there is nothing to say.
 #[test]
 fn a_client_that_talks_out_of_turn_does_not_stop_the_others() {
@@ -462,11 +492,13 @@ fn a_slow_client_is_not_disconnected() {
     next(&mut server);
     let counters = server.ports().next().expect("still there").counters;
     assert!(counters.not_sent > 0, "{counters:?}");
+    // What waited comes as the client reads.
     let mut seen = 0;
-    while next(&mut client).is_some() {
-        seen += 1;
-    }
-    assert_eq!(seen, counters.sent);
+    until(&mut [&mut server], |_| {
+        seen += std::iter::from_fn(|| next(&mut client)).count();
+        seen >= usize::try_from(counters.sent).expect("few")
+    });
+    assert_eq!(seen, usize::try_from(counters.sent).expect("few"));
     send(&mut server, &frame(MacAddr::BROADCAST, OURS, "after"));
     assert_eq!(next(&mut client).as_deref(), Some("after"));
 }
