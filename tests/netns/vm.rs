@@ -142,11 +142,13 @@ fn two_guests_on_two_links_reach_each_other() {
     let _gw = site.gateway(&[&format!("qemu:{MEETING}"), "udp:127.0.0.1:4000"]);
     let mut first = Vm::qemu_with_mac(site.host(), &stream(), "52:54:00:00:00:01");
     let mut second = Vm::qemu_with_mac(site.host(), UDP, "52:54:00:00:00:02");
-    first.join();
+    first.join_as("first");
     site.serves(&mut second);
     let address = first.address();
     assert_ne!(address, second.address());
-    second.ok(&format!("ping -c 3 -W 5 {address}"));
+    let answers = second.ok("nslookup first.gw.internal");
+    assert!(answers.contains(&address), "{answers}");
+    second.ok("ping -c 3 -W 5 first");
     // One goes; the other does not notice.
     first.cut_power();
     assert_eq!(site.fetched(&mut second, NAME), site.sum);

@@ -128,6 +128,13 @@ impl Vm {
         self.ok(&format!("join {interface}"));
     }
 
+    /// As [`Vm::join`], as a guest that has a name.
+    #[track_caller]
+    pub(crate) fn join_as(&mut self, name: &str) {
+        let interface = self.interface;
+        self.ok(&format!("join {interface} {name}"));
+    }
+
     /// Its IPv4 address.
     #[track_caller]
     pub(crate) fn address(&mut self) -> String {
