@@ -28,3 +28,4 @@ mod serve;
 mod slirp4netns;
 mod tcp;
 mod udp;
+mod vm;

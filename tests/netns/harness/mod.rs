@@ -9,10 +9,15 @@
 //! belongs to a PID namespace of its own and ends with it. Readiness is waited
 //! for with a deadline, never slept for.
 
+#[path = "../../guests/console.rs"]
+pub(crate) mod console;
 pub(crate) mod gw;
+#[path = "../../guests/image.rs"]
+pub(crate) mod image;
 pub(crate) mod netns;
 pub(crate) mod peer;
 pub(crate) mod slirp4netns;
+pub(crate) mod vm;
 pub(crate) mod world;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +25,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use gw::{Gw, Launch, gw_binary};
 pub(crate) use netns::{Finished, Netns, Running};
+pub(crate) use vm::Vm;
 pub(crate) use world::World;
 
 /// Where programs are looked for, whatever the caller's own path is.
@@ -92,6 +98,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("bwrap", "bubblewrap"),
     ("busybox", "busybox-static"),
     ("conmon", "conmon"),
+    ("cpio", "cpio"),
     ("crun", "crun"),
     ("curl", "curl"),
     ("dhclient", "isc-dhcp-client"),
@@ -106,6 +113,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ping", "iputils-ping"),
     ("podman", "podman"),
     ("python3", "python3"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
     ("rdisc6", "ndisc6"),
     ("rootlessctl", "rootlesskit"),
     ("rootlesskit", "rootlesskit"),
