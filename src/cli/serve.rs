@@ -66,7 +66,8 @@ pub(super) fn serve(
     }
 }
 
-/// Whoever has started this process, and wants to hear that it serves.
+/// Whoever has started this process, and wants to hear that it serves. Dropped,
+/// it takes the pid file along: to be kept to the end.
 #[derive(Debug)]
 pub(super) struct Starter {
     handles: Handles,
@@ -106,11 +107,11 @@ impl Starter {
 
     /// Says that traffic flows: to the process that waits for it, and to a
     /// service manager with a line of `status`. Then the warnings there are.
-    pub(super) fn announce(mut self, status: &str, warnings: &[String], voice: Voice) {
+    pub(super) fn announce(&mut self, status: &str, warnings: &[String], voice: Voice) {
         for warning in warnings.iter().cloned().chain(self.handles.announce()) {
             voice.warn(&warning);
         }
-        let told = self.notifier.map(|manager| manager.ready(status));
+        let told = self.notifier.take().map(|manager| manager.ready(status));
         if let Some(Err(e)) = told {
             voice.warn(&e.to_string());
         }

@@ -569,7 +569,10 @@ fn the_switch_is_gone_when_the_gateway_is() {
     world.outer.ok("test -S /run/vde/ctl && test -S /run/bess");
     gw.terminate();
     assert_eq!(world.host_state(), before);
-    let mut gw = serve(&world, &["--link", "vdeswitch:/run/vde"]);
+    let args = ["--link", "vdeswitch:/run/vde", "--pid-file", "/run/gw.pid"];
+    let mut gw = serve(&world, &args);
+    let pid = world.outer.ok("cat /run/gw.pid");
+    assert_eq!(pid.trim(), gw.inner_pid().to_string());
     gw.hang_up();
     assert_eq!(gw.wait(Duration::from_secs(3)).code(), Some(0));
 }

@@ -3,7 +3,7 @@
 //!
 //! # Theory of operation
 //!
-//! [`parse`] makes a [`LinkSpec`] of what was written, [`open`] opens it, and
+//! [`parse()`] makes a [`LinkSpec`] of what was written, [`open`] opens it, and
 //! [`serve`] serves what that comes to:
 //!
 //! | links | the gateway has |
@@ -16,8 +16,8 @@
 //! **How it is written.** A kind, a colon, what to open, and options behind commas:
 //! see [`FORMS`]. A backslash in front of a character takes its meaning away:
 //! `vde:/run/a\,b` is a directory with a comma in its name, and `vde:/run/a\[1\]`
-//! one that ends in a bracket. A path may have colons; one for `qemu:` must have a
-//! slash, which tells it from an address. What follows the colon of `exec` is the
+//! one that ends in a bracket. A path may have colons; one for `qemu:` that has, and
+//! no slash, begins with `./`, which tells it from an address. What follows the colon of `exec` is the
 //! command, all of it; so its options stand in front: `exec,restart:CMD ARGS`. It
 //! is split into words as a shell does, quotes and backslashes included, but no
 //! shell runs, unless `shell` asks for one.

@@ -306,15 +306,18 @@ fn vdeswitch(main: &str, mut fields: Fields<'_>) -> Parsed<SwitchOptions> {
 }
 
 fn qemu(main: &str, mut fields: Fields<'_>) -> Parsed<ListenAddress> {
+    // What looks like an address or a port is no path, unless it has a slash.
+    let is_number = main.bytes().all(|b| b.is_ascii_digit());
     let is_path = plain(main).is_some_and(|text| text.contains('/'));
-    if is_path {
+    if is_path || !(is_number || main.contains(':')) {
         let UnixSocket { path, access } = unix_socket(main, fields)?;
         return Ok(ListenAddress::Unix { path, access });
     }
     let text = fields.text("the path or address", main)?;
     let address = address(&fields, &text).map_err(|_| {
         fields.error(format!(
-            "'{text}' is neither a path, which has a '/' in it, nor an address and a port"
+            "'{text}' is not an address and a port, like 127.0.0.1:5555; a path that looks like one \
+             begins with './'"
         ))
     })?;
     if fields.value("mode")?.is_some() || fields.value("group")?.is_some() {

@@ -126,6 +126,10 @@ fn sockets() {
         kind("qemu:127.0.0.1:5555"),
         LinkKind::Qemu(ListenAddress::Tcp(_))
     ));
+    let LinkKind::Qemu(ListenAddress::Unix { path, .. }) = kind("qemu:net.sock") else {
+        panic!("no socket")
+    };
+    assert_eq!(path.as_os_str(), "net.sock");
     for text in ["bess:/run/b", "unixgram:/run/u,mode=600,group=root"] {
         let (LinkKind::Bess(at) | LinkKind::Unixgram(at)) = kind(text) else {
             panic!("no socket")
@@ -246,11 +250,7 @@ fn what_makes_no_sense_is_told_with_what_would() {
             "there is no group",
             "vdeswitch:DIR",
         ),
-        (
-            "qemu:5555",
-            "neither a path, which has a '/' in it",
-            "qemu:PATH",
-        ),
+        ("qemu:5555", "not an address and a port", "qemu:PATH"),
         (
             "qemu:127.0.0.1:5,mode=600",
             "neither mode nor group",
