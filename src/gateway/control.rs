@@ -279,7 +279,7 @@ impl Gateway {
     }
 
     fn list_ports(&mut self) -> Result<Reply, RequestError> {
-        let ports = self.link.link.borrow().ports();
+        let ports = self.link.ports();
         let ports = if ports.is_empty() {
             vec![self.only_port()?]
         } else {
@@ -298,7 +298,7 @@ impl Gateway {
             stations: Vec::new(),
             more_stations: 0,
             received: self.received.frames,
-            sent: self.link.sent.get().frames,
+            sent: self.link.sent().frames,
             not_sent: counters.dropped(DropReason::Link),
             malformed: counters.dropped(DropReason::Malformed),
         })
@@ -317,7 +317,7 @@ impl Gateway {
             flows: FlowCounts { tcp, udp },
             memory,
             from_guest: self.received,
-            to_guest: self.link.sent.get(),
+            to_guest: self.link.sent(),
             dropped: drops.map(|(why, count)| (name_of(why), count)).collect(),
         })))
     }

@@ -38,8 +38,9 @@ use crate::net::Offload;
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::DnsError;
 use crate::slirp::{Counters, HostSockets, OutboundError, Outlet, Parts, Seen, Slirp};
-use crate::tap::Link;
+use crate::tap::switch::PortInfo;
 use crate::tap::sys::watch_readable;
+use crate::tap::{Link, Received};
 
 /// Frames taken from the link before host sockets get their turn.
 const FRAMES_PER_ROUND: usize = 64;
@@ -112,7 +113,7 @@ pub enum GatewayError {
 /// A gateway that is built and not yet running.
 pub struct Gateway {
     slirp: Slirp,
-    link: SharedLink,
+    link: Plugged,
     services: Rc<RefCell<Services>>,
     answers: mpsc::Receiver<DnsAnswer>,
     ports: Ports,
@@ -135,18 +136,55 @@ impl fmt::Debug for Gateway {
 /// at the same time.
 #[derive(Debug, Clone)]
 struct SharedLink {
-    link: Rc<RefCell<Box<dyn Link>>>,
+    /// `None` at the end.
+    link: Rc<RefCell<Option<Box<dyn Link>>>>,
     /// Frames to it.
     sent: Rc<Cell<Traffic>>,
 }
 
 impl Outlet for SharedLink {
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        self.link.borrow_mut().send(offload, frame)?;
+        match self.link.borrow_mut().as_mut() {
+            Some(link) => link.send(offload, frame)?,
+            None => return Err(io::ErrorKind::NotConnected.into()),
+        }
         let mut sent = self.sent.get();
         sent.count(frame.iter().map(|part| part.len()).sum());
         self.sent.set(sent);
         Ok(())
+    }
+}
+
+/// Gives the link up when it is dropped, whoever still shares it: lwIP keeps what
+/// it was given for ever, and a link may have files and children to remove.
+#[derive(Debug)]
+struct Plugged(SharedLink);
+
+impl Drop for Plugged {
+    fn drop(&mut self) {
+        if let Ok(mut link) = self.0.link.try_borrow_mut() {
+            *link = None;
+        }
+    }
+}
+
+impl Plugged {
+    /// `WouldBlock` without a link.
+    fn recv(&self, buf: &mut [u8]) -> io::Result<Received> {
+        match self.0.link.borrow_mut().as_mut() {
+            Some(link) => link.recv(buf),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn ports(&self) -> Vec<PortInfo> {
+        let link = self.0.link.borrow();
+        link.as_ref().map(|link| link.ports()).unwrap_or_default()
+    }
+
+    /// Frames to it.
+    fn sent(&self) -> Traffic {
+        self.0.sent.get()
     }
 }
 
@@ -180,10 +218,10 @@ impl Gateway {
         };
         sockets.check()?;
         let uso = link.caps().uso;
-        let link = SharedLink {
-            link: Rc::new(RefCell::new(link)),
+        let link = Plugged(SharedLink {
+            link: Rc::new(RefCell::new(Some(link))),
             sent: Rc::default(),
-        };
+        });
         let now = Instant::now();
         let (services, answers) = Services::new(config, now)?;
         let services = Rc::new(RefCell::new(services));
@@ -200,14 +238,14 @@ impl Gateway {
             memory: config.memory,
             descriptors: descriptors().saturating_sub(listeners(config)),
             uso,
-            outlet: Box::new(link.clone()),
+            outlet: Box::new(link.0.clone()),
             local: Box::new(Rc::clone(&services)),
         };
         let mut slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
         let ports = Ports::new(config, inherited, descriptors(), &mut slirp, now)?;
-        slirp
-            .watch(link.link.borrow().readiness())
-            .map_err(GatewayError::Start)?;
+        if let Some(link) = link.0.link.borrow().as_ref() {
+            slirp.watch(link.readiness()).map_err(GatewayError::Start)?;
+        }
         Ok(Self {
             slirp,
             link,
@@ -350,7 +388,7 @@ impl Gateway {
     fn take_frames(&mut self) -> io::Result<usize> {
         for taken in 0..FRAMES_PER_ROUND {
             let mut buffer = self.slirp.buffer();
-            let received = self.link.link.borrow_mut().recv(buffer.bytes_mut());
+            let received = self.link.recv(buffer.bytes_mut());
             match received {
                 Ok(frame) => {
                     self.received.count(frame.len);

@@ -22,6 +22,7 @@ mod neighbour;
 mod podman;
 mod rootlesskit;
 mod run;
+mod serve;
 mod slirp4netns;
 mod tcp;
 mod udp;

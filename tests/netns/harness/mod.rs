@@ -124,6 +124,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("systemd-socket-activate", "systemd"),
     ("traceroute", "traceroute"),
     ("udhcpc", "udhcpc"),
+    ("vde_plug", "vdeplug"),
     ("vde_switch", "vde-switch"),
 ];
 
