@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
 use crate::guest::Machine;
 use crate::image::Extra;
 use crate::namespace::CONGESTION_CONTROL;
+use crate::report::Direction;
 use crate::{PATIENCE, Program};
 
 /// Where guests find the server; an address of nobody's.
@@ -33,21 +33,6 @@ const OMITTED: u16 = 1;
 
 /// How much longer than it should a measurement may take.
 const EXTRA_TIME: Duration = Duration::from_secs(20);
-
-/// Which way the bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Direction {
-    /// The guest receives.
-    Down,
-    /// The guest sends.
-    Up,
-}
-
-impl Direction {
-    /// In the order in which they are measured: slirpvde does not survive the last.
-    pub(crate) const BOTH: [Self; 2] = [Self::Down, Self::Up];
-}
 
 /// The other end of one measurement.
 #[derive(Debug)]

@@ -40,9 +40,9 @@ use clap::Parser;
 use self::error::{Context, Error, Result};
 use self::guest::Guest;
 use self::image::Accelerator;
-use self::load::{Direction, SERVER, Server};
+use self::load::{SERVER, Server};
 use self::network::Network;
-use self::report::Results;
+use self::report::{Direction, Results};
 
 /// How long something that should happen at once may take.
 const PATIENCE: Duration = Duration::from_secs(10);

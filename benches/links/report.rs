@@ -6,8 +6,6 @@ use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use gw::cli::speedtest::stats::{median, ratio};
 use serde::Serialize;
 
-use crate::load::Direction;
-
 #[path = "../peers/report/format.rs"]
 mod format;
 
@@ -22,6 +20,20 @@ pub(crate) const VDE_SLIRP: &str = "`vde_switch` and `slirpvde`";
 
 /// What is divided by what.
 const RATIOS: [(&str, &str); 2] = [(GW_QEMU, QEMU_USER), (GW_VDESWITCH, VDE_SLIRP)];
+
+/// Which way the bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// The guest receives.
+    Down,
+    /// The guest sends.
+    Up,
+}
+
+impl Direction {
+    /// In the order in which they are measured: slirpvde does not survive the last.
+    pub(crate) const BOTH: [Self; 2] = [Self::Down, Self::Up];
+}
 
 /// What was measured of a network.
 #[derive(Debug, Clone, Serialize)]
