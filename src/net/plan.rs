@@ -35,6 +35,9 @@ pub struct PlanV4 {
     pub dns: Ipv4Addr,
     /// First address that DHCP hands out, host 15.
     pub dhcp_first: Ipv4Addr,
+    /// Addresses that DHCP hands out, from that one on. Default 64: as many
+    /// guests as one host runs, and below [`PlanV4::guest`].
+    pub dhcp_count: u8,
     /// The guest when configured statically, host 100.
     pub guest: Ipv4Addr,
 }
@@ -108,6 +111,7 @@ impl PlanV4 {
             gateway: host(2),
             dns: host(3),
             dhcp_first: host(15),
+            dhcp_count: 64,
             guest: host(100),
         })
     }

@@ -3,14 +3,13 @@
 use crate::config::Config;
 use crate::policy::HostLoopback;
 
-/// Leases that DHCP has: hosts 15 to 30.
-const LEASES: u32 = 16;
-
 /// The lines, for a network with IPv4.
 pub(super) fn banner(config: &Config) -> String {
     let mut text = format!("Starting slirp\n* MTU:             {}\n", config.plan.mtu);
     if let Some(v4) = config.plan.v4 {
-        let dhcp_last = std::net::Ipv4Addr::from(u32::from(v4.dhcp_first) + (LEASES - 1));
+        let dhcp_last = std::net::Ipv4Addr::from(
+            u32::from(v4.dhcp_first) + u32::from(v4.dhcp_count.max(1) - 1),
+        );
         for (name, value) in [
             ("Network:", v4.net.network()),
             ("Netmask:", v4.net.netmask()),

@@ -23,6 +23,9 @@ use crate::policy::HostLoopback;
 /// Bytes of a path that bind(2) takes, and one (`sun_path`).
 const SUN_PATH: usize = 108;
 
+/// Leases that DHCP has: hosts 15 to 30.
+const LEASES: u8 = 16;
+
 /// A value that cannot be used, in slirp4netns's words where it has some.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unusable {
@@ -166,7 +169,10 @@ fn plan(options: &Options, warnings: &mut Vec<String>) -> Result<AddressPlan, Un
     };
     let mtu = mtu(options.mtu, warnings)?;
     Ok(AddressPlan {
-        v4: Some(v4),
+        v4: Some(PlanV4 {
+            dhcp_count: LEASES,
+            ..v4
+        }),
         v6: plan_v6(options, mtu, warnings)?,
         gateway_mac: random_mac(),
         mtu,

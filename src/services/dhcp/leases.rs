@@ -22,8 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::net::MacAddr;
 
-/// Addresses in the pool, from the plan's first one on: for as many guests as one
-/// host runs, and below the address of a guest that is configured by hand.
+/// Addresses in the pool at most, whatever the plan says.
 pub(crate) const POOL_SIZE: usize = 64;
 
 /// How long an offer is kept for a client that does not take it.

@@ -24,7 +24,7 @@ use dhcproto::{Encodable, Name};
 
 pub use leases::Lease;
 
-use self::leases::{LeaseTable, POOL_SIZE, Refused};
+use self::leases::{LeaseTable, Refused};
 use self::request::Request;
 use super::neighbourhood::{Reason, Settings};
 use crate::net::{MacAddr, PlanV4};
@@ -72,7 +72,7 @@ impl Server {
     pub(super) fn new(settings: &Settings, plan: &PlanV4) -> Self {
         let first = u32::from(plan.dhcp_first);
         let pool = (first..)
-            .take(POOL_SIZE)
+            .take(plan.dhcp_count.into())
             .map(Ipv4Addr::from)
             .filter(|addr| settings.plan.is_guest((*addr).into()));
         Self {

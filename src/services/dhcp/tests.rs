@@ -4,6 +4,7 @@ use dhcproto::v4::{Flags, OptionCode};
 use dhcproto::{Decodable, Decoder};
 use proptest::prelude::*;
 
+use super::leases::POOL_SIZE;
 use super::*;
 use crate::net::{AddressPlan, Mtu};
 use crate::services::search::SearchList;
