@@ -84,8 +84,9 @@ impl Vm {
         let mut command = netns.command();
         command
             .arg(&kernel.image)
-            // Less than what containers have in /dev/shm, where it is.
-            .args(["mem=56M", "con=null", "con0=fd:0,fd:1", "root=/dev/ram0"])
+            // With half of it, the first process sometimes may not fork. It takes
+            // the part that is used from /dev/shm, where containers have 64 MB.
+            .args(["mem=96M", "con=null", "con0=fd:0,fd:1", "root=/dev/ram0"])
             .args(["quiet", "loglevel=1", "panic=-1", "uml_dir=/run/uml"])
             .arg(format!("initrd={}", initrd.display()))
             .arg(device);
