@@ -16,10 +16,10 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// A small generator of its own (xorshift), so that a seed replays a run.
 #[derive(Clone)]
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -59,7 +59,7 @@ impl Weather {
 }
 
 /// Bytes both ways at the same time, and then an orderly end.
-struct Transfer {
+pub(crate) struct Transfer {
     handle: SocketHandle,
     peer: TcpStream,
     up: usize,
@@ -67,7 +67,13 @@ struct Transfer {
 }
 
 impl Transfer {
-    fn begin(world: &mut World, host: &Host, window: usize, up: usize, down: usize) -> Self {
+    pub(crate) fn begin(
+        world: &mut World,
+        host: &Host,
+        window: usize,
+        up: usize,
+        down: usize,
+    ) -> Self {
         let handle = world.connect_with(host.gateway(), window);
         let mut peer = None;
         world.until(Duration::from_secs(300), |_| {
@@ -82,7 +88,7 @@ impl Transfer {
         }
     }
 
-    fn run(&mut self, world: &mut World, limit: Duration) {
+    pub(crate) fn run(&mut self, world: &mut World, limit: Duration) {
         let Self {
             handle,
             peer,
@@ -135,7 +141,7 @@ impl Transfer {
     }
 
     /// Both sides close; nothing is left.
-    fn finish(self, world: &mut World) {
+    pub(crate) fn finish(self, world: &mut World) {
         let handle = self.handle;
         world.until(Duration::from_secs(300), |w| {
             matches!(w.tcp(handle).state(), State::Closed | State::TimeWait)
