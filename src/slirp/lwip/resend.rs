@@ -77,7 +77,12 @@ unsafe fn send(
 ) -> Option<u32> {
     // SAFETY: see above.
     let (len, fin) = unsafe { (length(segment), has_fin(segment)) };
-    let end = len.min(offset.saturating_add(range.len()));
+    let mut end = len.min(offset.saturating_add(range.len()));
+    if end >= u32::from(segment.len) {
+        // Never all the data without its FIN: not every stack takes a FIN with
+        // data that it already has, which is how lwIP would repeat it.
+        end = len;
+    }
     let fin = fin && end == len;
     let data_end = end.min(segment.len.into());
     // SAFETY: see above; the slices are used before anything calls lwIP.
