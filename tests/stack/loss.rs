@@ -360,3 +360,25 @@ fn bytes_are_kept_until_acknowledged() {
         })
         .unwrap();
 }
+
+/// A weather in which the data of the last segment, but not its FIN, was sent
+/// again on its own; smoltcp never took the FIN when it came with that data.
+#[test]
+fn a_fin_is_not_parted_from_its_data() {
+    let host = Host::listen();
+    let mut world = World::new(&Options::default());
+    let there = Weather {
+        lose: 19,
+        twice: 46,
+        late: 24,
+        most_ms: 1,
+    };
+    let seed = 12_760_467_536_544_071_359_u64;
+    for _ in 0..20 {
+        world.judge_to_guest(there.judge(seed));
+        let mut transfer = Transfer::begin(&mut world, &host, 36_661, 1266, 43_145);
+        transfer.run(&mut world, Duration::from_secs(3600));
+        world.judge_nothing();
+        transfer.finish(&mut world);
+    }
+}

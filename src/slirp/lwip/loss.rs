@@ -174,7 +174,7 @@ impl Connection {
             nxt: p.snd_nxt,
             probed: false,
         };
-        let waiting = !p.unacked.is_null() && p.state >= sys::ESTABLISHED && !timed_out(p);
+        let waiting = !p.unacked.is_null() && p.state >= sys::ESTABLISHED;
         let slow = p.sa >> 3 > 0; // a round trip of half a second or more
         let last = self.shared().mark.replace(mark);
         if !waiting || slow || (last.una, last.nxt) != (mark.una, mark.nxt) {
@@ -198,7 +198,13 @@ impl Connection {
             right: view.nxt,
         };
         let len = whole.len().min(view.mss);
-        if p.flags & sys::TF_SACK != 0 && !recovery.is_repairing() {
+        if timed_out(p) {
+            // lwIP repeats whole segments. A guest may want only the rest of
+            // one, such as a FIN behind data that it has.
+            let right = view.una.wrapping_add(len);
+            // SAFETY: live, the queue is lwIP's.
+            unsafe { resend(p, Range { right, ..whole }, self.mss()) };
+        } else if p.flags & sys::TF_SACK != 0 && !recovery.is_repairing() {
             recovery.probe();
             let last = Range {
                 left: view.nxt.wrapping_sub(len),
