@@ -133,6 +133,8 @@ const struct gw_layout gw_lwip_layout[] = {
   SIZE(pbuf), FIELD(pbuf, next), FIELD(pbuf, payload), FIELD(pbuf, tot_len), FIELD(pbuf, len),
   FIELD(pbuf, type_internal), FIELD(pbuf, flags), FIELD(pbuf, ref), FIELD(pbuf, if_idx),
   SIZE(pbuf_custom), FIELD(pbuf_custom, custom_free_function),
+  SIZE(tcp_seg), FIELD(tcp_seg, next), FIELD(tcp_seg, p), FIELD(tcp_seg, len),
+  FIELD(tcp_seg, flags), FIELD(tcp_seg, tcphdr),
   SIZE(tcp_pcb_listen), FIELD(tcp_pcb_listen, local_port), FIELD(tcp_pcb_listen, accept),
   SIZE(tcp_pcb), FIELD(tcp_pcb, local_ip), FIELD(tcp_pcb, remote_ip), FIELD(tcp_pcb, netif_idx),
   FIELD(tcp_pcb, so_options), FIELD(tcp_pcb, tos), FIELD(tcp_pcb, ttl), FIELD(tcp_pcb, next),
@@ -140,7 +142,8 @@ const struct gw_layout gw_lwip_layout[] = {
   FIELD(tcp_pcb, prio), FIELD(tcp_pcb, local_port), FIELD(tcp_pcb, remote_port),
   FIELD(tcp_pcb, flags), FIELD(tcp_pcb, tmr), FIELD(tcp_pcb, rcv_nxt), FIELD(tcp_pcb, rcv_wnd),
   FIELD(tcp_pcb, rcv_ann_wnd), FIELD(tcp_pcb, rcv_ann_right_edge), FIELD(tcp_pcb, rcv_sacks),
-  FIELD(tcp_pcb, rtime), FIELD(tcp_pcb, mss), FIELD(tcp_pcb, rttest), FIELD(tcp_pcb, rto),
+  FIELD(tcp_pcb, rtime), FIELD(tcp_pcb, mss), FIELD(tcp_pcb, rttest), FIELD(tcp_pcb, sa),
+  FIELD(tcp_pcb, rto),
   FIELD(tcp_pcb, nrtx), FIELD(tcp_pcb, dupacks), FIELD(tcp_pcb, lastack), FIELD(tcp_pcb, cwnd),
   FIELD(tcp_pcb, ssthresh), FIELD(tcp_pcb, rto_end), FIELD(tcp_pcb, snd_nxt),
   FIELD(tcp_pcb, snd_wl1), FIELD(tcp_pcb, snd_wl2), FIELD(tcp_pcb, snd_lbb),
@@ -158,7 +161,8 @@ const size_t gw_lwip_layout_len = sizeof gw_lwip_layout / sizeof gw_lwip_layout[
 /* Constants, likewise. */
 const u32_t gw_lwip_constants[] = {
   TCP_WND, TCP_SND_BUF, TCP_MSS, TCP_RCV_SCALE, TCP_WRITE_FLAG_MORE,
-  TF_ACK_DELAY, TF_ACK_NOW, TF_RXCLOSED, TF_FIN, TF_NODELAY, TF_WND_SCALE, TF_SACK,
+  TF_ACK_DELAY, TF_ACK_NOW, TF_RXCLOSED, TF_FIN, TF_NODELAY, TF_RTO, TF_WND_SCALE,
+  TF_SACK,
   CLOSED, LISTEN, SYN_SENT, SYN_RCVD, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT,
   CLOSING, LAST_ACK, TIME_WAIT, PBUF_REF, PBUF_FLAG_IS_CUSTOM, SOF_KEEPALIVE,
   IPADDR_TYPE_V4, IPADDR_TYPE_V6,

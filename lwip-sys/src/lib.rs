@@ -46,6 +46,8 @@ pub const TF_RXCLOSED: u16 = 0x10;
 pub const TF_FIN: u16 = 0x20;
 /// Nagle's algorithm is off.
 pub const TF_NODELAY: u16 = 0x40;
+/// The retransmission timer has fired; what was in flight is sent again.
+pub const TF_RTO: u16 = 0x0800;
 /// The peer offered window scaling.
 pub const TF_WND_SCALE: u16 = 0x0100;
 /// The peer offered selective acknowledgements.
@@ -104,11 +106,20 @@ pub struct netif {
     _opaque: [u8; 0],
 }
 
-/// `struct tcp_seg`, used by pointer only.
+/// A segment in one of a connection's queues.
 #[repr(C)]
 #[derive(Debug)]
 pub struct tcp_seg {
-    _opaque: [u8; 0],
+    /// The next one of the queue, which is in order.
+    pub next: *mut Self,
+    /// Headers, then the data in a chain.
+    pub p: *mut pbuf,
+    /// Bytes of data.
+    pub len: u16,
+    /// Which options it carries.
+    pub flags: u8,
+    /// Its TCP header, within the first buffer of `p`.
+    pub tcphdr: *mut u8,
 }
 
 /// A packet buffer, first of a chain.

@@ -6,7 +6,7 @@ use std::mem::{offset_of, size_of};
 
 use lwip_sys::{
     gw_lwip_constants, gw_lwip_constants_len, gw_lwip_layout, gw_lwip_layout_len, ip_addr_t, pbuf,
-    pbuf_custom, tcp_pcb, tcp_pcb_listen,
+    pbuf_custom, tcp_pcb, tcp_pcb_listen, tcp_seg,
 };
 
 /// Size of the field that a path expression names, without a value of the type.
@@ -28,6 +28,18 @@ fn declared() -> BTreeMap<String, (usize, usize)> {
     map.insert(
         "tcp_pcb_listen".to_owned(),
         (0, size_of::<tcp_pcb_listen>()),
+    );
+    map.insert("tcp_seg".to_owned(), (0, size_of::<tcp_seg>()));
+    rows!(
+        map,
+        tcp_seg,
+        [
+            next = "tcp_seg.next",
+            p = "tcp_seg.p",
+            len = "tcp_seg.len",
+            flags = "tcp_seg.flags",
+            tcphdr = "tcp_seg.tcphdr",
+        ]
     );
     map.insert("tcp_pcb".to_owned(), (0, size_of::<tcp_pcb>()));
     rows!(map, ip_addr_t, [type_ = "ip_addr.type"]);
@@ -85,6 +97,7 @@ fn declared() -> BTreeMap<String, (usize, usize)> {
             rtime = "tcp_pcb.rtime",
             mss = "tcp_pcb.mss",
             rttest = "tcp_pcb.rttest",
+            sa = "tcp_pcb.sa",
             rto = "tcp_pcb.rto",
             nrtx = "tcp_pcb.nrtx",
             dupacks = "tcp_pcb.dupacks",
@@ -176,6 +189,7 @@ fn constants_match_the_compiler() {
         l::TF_RXCLOSED.into(),
         l::TF_FIN.into(),
         l::TF_NODELAY.into(),
+        l::TF_RTO.into(),
         l::TF_WND_SCALE.into(),
         l::TF_SACK.into(),
         l::CLOSED,

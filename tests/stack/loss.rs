@@ -16,10 +16,10 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// A small generator of its own (xorshift), so that a seed replays a run.
 #[derive(Clone)]
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -59,7 +59,7 @@ impl Weather {
 }
 
 /// Bytes both ways at the same time, and then an orderly end.
-struct Transfer {
+pub(crate) struct Transfer {
     handle: SocketHandle,
     peer: TcpStream,
     up: usize,
@@ -67,7 +67,13 @@ struct Transfer {
 }
 
 impl Transfer {
-    fn begin(world: &mut World, host: &Host, window: usize, up: usize, down: usize) -> Self {
+    pub(crate) fn begin(
+        world: &mut World,
+        host: &Host,
+        window: usize,
+        up: usize,
+        down: usize,
+    ) -> Self {
         let handle = world.connect_with(host.gateway(), window);
         let mut peer = None;
         world.until(Duration::from_secs(300), |_| {
@@ -82,7 +88,7 @@ impl Transfer {
         }
     }
 
-    fn run(&mut self, world: &mut World, limit: Duration) {
+    pub(crate) fn run(&mut self, world: &mut World, limit: Duration) {
         let Self {
             handle,
             peer,
@@ -135,7 +141,7 @@ impl Transfer {
     }
 
     /// Both sides close; nothing is left.
-    fn finish(self, world: &mut World) {
+    pub(crate) fn finish(self, world: &mut World) {
         let handle = self.handle;
         world.until(Duration::from_secs(300), |w| {
             matches!(w.tcp(handle).state(), State::Closed | State::TimeWait)
@@ -353,4 +359,26 @@ fn bytes_are_kept_until_acknowledged() {
             Ok(())
         })
         .unwrap();
+}
+
+/// A weather in which the data of the last segment, but not its FIN, was sent
+/// again on its own; smoltcp never took the FIN when it came with that data.
+#[test]
+fn a_fin_is_not_parted_from_its_data() {
+    let host = Host::listen();
+    let mut world = World::new(&Options::default());
+    let there = Weather {
+        lose: 19,
+        twice: 46,
+        late: 24,
+        most_ms: 1,
+    };
+    let seed = 12_760_467_536_544_071_359_u64;
+    for _ in 0..20 {
+        world.judge_to_guest(there.judge(seed));
+        let mut transfer = Transfer::begin(&mut world, &host, 36_661, 1266, 43_145);
+        transfer.run(&mut world, Duration::from_secs(3600));
+        world.judge_nothing();
+        transfer.finish(&mut world);
+    }
 }

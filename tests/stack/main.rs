@@ -20,5 +20,6 @@ mod many;
 mod odd;
 mod pressure;
 mod raw;
+mod recovery;
 mod udp;
 mod world;

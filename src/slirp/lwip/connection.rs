@@ -11,6 +11,8 @@ use lwip_sys as sys;
 
 use super::super::packet::{TcpHeader, tcp_flags};
 use super::buffer::{CHUNK, Chunk, Segment};
+use super::loss::Mark;
+use super::recovery::Recovery;
 use super::{Egress, Stack, isolated};
 
 /// The window of a new connection, in bytes: what a SYN can announce.
@@ -83,6 +85,10 @@ pub(super) struct Shared {
     time_wait: Cell<Option<TimeWait>>,
     /// The guest's MSS: what super-frames are to be cut to.
     mss: Cell<u16>,
+    /// What is known of a link that loses something; `None` while it does not.
+    pub(super) recovery: RefCell<Option<Box<Recovery>>>,
+    /// What was in flight at the last tick.
+    pub(super) mark: Cell<Mark>,
     ended: Rc<RefCell<Vec<u64>>>,
 }
 
@@ -129,6 +135,8 @@ impl Connection {
             end: Cell::new(None),
             time_wait: Cell::new(None),
             mss: Cell::new(0),
+            recovery: RefCell::new(None),
+            mark: Cell::default(),
             ended,
         })));
         // SAFETY: the control block is live; `shared` outlives it, because Drop
@@ -303,7 +311,12 @@ impl Connection {
         stack.touch();
         // SAFETY: live. The bytes stay where they are until acknowledged: the
         // caller's duty, checked by `Outbox` in the join.
-        let result = unsafe { sys::tcp_write(pcb.as_ptr(), bytes.as_ptr().cast(), len, 0) };
+        let result = unsafe {
+            let usual = std::mem::replace(&mut (*pcb.as_ptr()).mss, self.segment_size());
+            let result = sys::tcp_write(pcb.as_ptr(), bytes.as_ptr().cast(), len, 0);
+            (*pcb.as_ptr()).mss = usual;
+            result
+        };
         result == sys::ERR_OK
     }
 
@@ -314,6 +327,11 @@ impl Connection {
             return;
         };
         stack.touch();
+        self.push(pcb);
+    }
+
+    /// As [`Connection::output`].
+    pub(super) fn push(&self, pcb: NonNull<sys::tcp_pcb>) {
         self.with_due_ack(pcb, || {
             // SAFETY: live.
             unsafe { sys::tcp_output(pcb.as_ptr()) };
@@ -360,20 +378,6 @@ impl Connection {
         // SAFETY: as above; nothing here uses the control block after it.
         isolated(pcb, || unsafe { sys::tcp_abort(pcb.as_ptr()) });
         self.shared().end.set(Some(End::Aborted));
-    }
-
-    /// Adjusts a connection that became established in the last input.
-    pub(super) fn after_input(&self) {
-        if let Some(pcb) = self.shared().pcb() {
-            // SAFETY: live.
-            let p = unsafe { &mut *pcb.as_ptr() };
-            if p.cwnd < sys::TCP_SND_BUF && p.nrtx == 0 && p.state >= sys::ESTABLISHED {
-                // The link loses nothing, so there is no congestion to avoid:
-                // the guest's window alone limits what is in flight. After a
-                // retransmission lwIP's own rules hold until it is acknowledged.
-                p.cwnd = sys::TCP_SND_BUF;
-            }
-        }
     }
 }
 

@@ -29,6 +29,10 @@
 mod addr;
 mod buffer;
 mod connection;
+mod loss;
+mod recovery;
+mod resend;
+mod sack;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -237,11 +241,14 @@ impl<E: Egress> Stack<E> {
         let Some(pcb) = shared.pcb() else {
             return self.refuse(segment);
         };
+        let header = segment.frame.bytes().get(segment.start..);
+        let blocks = sack::blocks(header.unwrap_or_default());
+        connection.before_input(pcb);
         isolated(pcb, || {
             // SAFETY: `pcb` is live and alone in the list.
             unsafe { segment_input(segment) };
         });
-        connection.after_input();
+        connection.after_input(&blocks);
     }
 
     /// Runs lwIP's timers; to be called every [`TICK_MS`] while
@@ -251,6 +258,7 @@ impl<E: Egress> Stack<E> {
         let mut head = ptr::null_mut();
         for connection in connections {
             if let Some(pcb) = connection.shared().pcb() {
+                connection.probe(pcb);
                 // SAFETY: live, and in no list.
                 unsafe {
                     wanted |= connection::has_timer(&*pcb.as_ptr());
@@ -372,11 +380,22 @@ unsafe extern "C" fn on_output(
         let payload: &[IoSlice<'_>] = if copied.is_empty() { &slices } else { &one };
         let mss = connection::mss_of(sys::gw_lwip_output_pcb);
         sys::gw_lwip_output_pcb = ptr::null();
+        emit(headers, payload, mss);
+    }
+    sys::ERR_OK
+}
+
+/// Sends one IP packet of a connection; see [`Egress::segment`].
+///
+/// # Safety
+/// The stack exists, and its egress is not borrowed.
+unsafe fn emit(headers: &[u8], payload: &[IoSlice<'_>], mss: u16) {
+    // SAFETY: EGRESS was set before lwIP started, on this thread.
+    unsafe {
         if let Some((egress, send)) = EGRESS {
             send(egress, headers, payload, mss);
         }
     }
-    sys::ERR_OK
 }
 
 /// Bytes of IP and TCP header in a packet that lwIP built.
