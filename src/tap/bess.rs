@@ -29,7 +29,7 @@ use nix::sys::socket::{
 };
 
 use super::fd::{SOCKET_BUFFER, plain};
-use super::software::{Software, can_carry};
+use super::software::Software;
 use super::{Caps, Link, Medium, Offload, Received};
 
 /// Guests that wait for their turn.
@@ -155,12 +155,10 @@ impl Link for Bess {
         let Some(guest) = &self.guest else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        if can_carry(&CAPS, offload) && frame.len() <= MAX_SLICES {
-            return write(guest, frame);
-        }
-        self.software.send(&CAPS, offload, frame, |_, whole| {
-            write(guest, &[IoSlice::new(whole)])
-        })
+        self.software
+            .carry(&CAPS, offload, frame, MAX_SLICES, |frame| {
+                write(guest, frame)
+            })
     }
 }
 

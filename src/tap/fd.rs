@@ -25,7 +25,7 @@ use nix::unistd::read;
 
 use super::framing::{Deframer, Prefix};
 use super::queue::{ByteQueue, FrameQueue};
-use super::software::{Software, can_carry};
+use super::software::Software;
 use super::{Caps, Link, Medium, Offload, Received};
 
 /// Bytes that the system may keep for one direction of a socket: a large window
@@ -246,11 +246,8 @@ impl Link for DatagramLink {
             software,
             ..
         } = self;
-        if can_carry(caps, offload) && frame.len() <= MAX_SLICES {
-            return outgoing.send(frame);
-        }
-        software.send(caps, offload, frame, |_, whole| {
-            outgoing.send(&[IoSlice::new(whole)])
+        software.carry(caps, offload, frame, MAX_SLICES, |frame| {
+            outgoing.send(frame)
         })
     }
 }
@@ -424,11 +421,8 @@ impl Link for StreamLink {
             software,
             ..
         } = self;
-        if can_carry(caps, offload) && frame.len() <= MAX_SLICES {
-            return outgoing.send(frame);
-        }
-        software.send(caps, offload, frame, |_, whole| {
-            outgoing.send(&[IoSlice::new(whole)])
+        software.carry(caps, offload, frame, MAX_SLICES, |frame| {
+            outgoing.send(frame)
         })
     }
 }

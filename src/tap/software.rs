@@ -14,6 +14,25 @@ pub(super) struct Software {
 }
 
 impl Software {
+    /// Calls `send` with `frame` as it is, where `caps` can carry it and it has at
+    /// most `max_slices` slices, else with the frames it stands for.
+    #[inline]
+    pub(super) fn carry(
+        &mut self,
+        caps: &Caps,
+        offload: &Offload,
+        frame: &[IoSlice<'_>],
+        max_slices: usize,
+        mut send: impl FnMut(&[IoSlice<'_>]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if can_carry(caps, offload) && frame.len() <= max_slices {
+            return send(frame);
+        }
+        self.send(caps, offload, frame, |_, whole| {
+            send(&[IoSlice::new(whole)])
+        })
+    }
+
     /// Gathers `frame` into one piece and calls `write` with what `caps` can
     /// carry: the frame as it is, or the frames it stands for, complete.
     #[cold]

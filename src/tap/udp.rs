@@ -44,7 +44,7 @@ use self::clients::{ClientId, Clients};
 use self::wire::{Datagram, Wire};
 use super::fd::plain;
 use super::fdb::Fdb;
-use super::software::{Software, can_carry};
+use super::software::Software;
 use super::{Caps, Link, Medium, Offload, Received};
 use crate::net::MacAddr;
 
@@ -323,11 +323,8 @@ impl Link for UdpLink {
             caps,
             ..
         } = self;
-        if can_carry(caps, offload) && frame.len() <= MAX_SLICES {
-            return send_to(wire, clients, to, frame);
-        }
-        software.send(caps, offload, frame, |_, whole| {
-            send_to(wire, clients, to, &[IoSlice::new(whole)])
+        software.carry(caps, offload, frame, MAX_SLICES, |frame| {
+            send_to(wire, clients, to, frame)
         })
     }
 }

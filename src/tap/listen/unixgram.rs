@@ -14,7 +14,7 @@ use super::ListenError;
 use crate::tap::fd::{SOCKET_BUFFER, plain};
 use crate::tap::queue::FrameQueue;
 use crate::tap::retry::Timer;
-use crate::tap::software::{Software, can_carry};
+use crate::tap::software::Software;
 use crate::tap::{Access, Caps, Link, Medium, Offload, Received, SocketFile};
 
 /// How long frames wait for a peer that does nothing.
@@ -167,11 +167,8 @@ impl Link for UnixgramLink {
             software,
             ..
         } = self;
-        if can_carry(caps, offload) && frame.len() <= MAX_SLICES {
-            return outgoing.send(frame);
-        }
-        software.send(caps, offload, frame, |_, whole| {
-            outgoing.send(&[IoSlice::new(whole)])
+        software.carry(caps, offload, frame, MAX_SLICES, |frame| {
+            outgoing.send(frame)
         })
     }
 }
