@@ -368,20 +368,26 @@ impl Switch {
     }
 
     fn send_to(&mut self, id: PortId, offload: &Offload, frame: &[IoSlice<'_>]) {
-        let Some(port) = self.ports.get_mut(&id) else {
-            return;
-        };
-        // A link that is broken says so when it is read.
-        match port.link.send(offload, frame) {
-            Ok(()) => port.counters.sent += 1,
-            Err(_) => port.counters.not_sent += 1,
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.send(offload, frame);
         }
     }
 
     fn flood(&mut self, except: Option<PortId>, offload: &Offload, frame: &[IoSlice<'_>]) {
-        let ids: Vec<PortId> = self.ports.keys().copied().collect();
-        for id in ids.into_iter().filter(|id| Some(*id) != except) {
-            self.send_to(id, offload, frame);
+        for (id, port) in &mut self.ports {
+            if Some(*id) != except {
+                port.send(offload, frame);
+            }
+        }
+    }
+}
+
+impl Port {
+    fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) {
+        // A link that is broken says so when it is read.
+        match self.link.send(offload, frame) {
+            Ok(()) => self.counters.sent += 1,
+            Err(_) => self.counters.not_sent += 1,
         }
     }
 }
