@@ -15,7 +15,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("forward", &["net", "policy"]),
     ("config", &["net", "policy", "forward"]),
     ("control", &["net", "policy", "forward", "config"]),
-    ("tap", &["net", "config"]),
+    ("tap", &["net", "wire", "config"]),
     ("slirp", &["net", "wire", "policy", "config"]),
     ("services", &["net", "wire", "config"]),
     (

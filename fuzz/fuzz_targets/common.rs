@@ -12,7 +12,7 @@ use gw::policy::{Exposed, HostLoopback, Policy};
 use gw::services::neighbourhood::{Neighbourhood, NeighbourhoodConfig, TransportChecksum};
 use gw::slirp::{HostSockets, Local, Outlet, Parts, Slirp};
 use gw::tap::Medium;
-use gw::tap::segment::Segmenter;
+use gw::wire::segment::Segmenter;
 
 pub const GATEWAY_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 

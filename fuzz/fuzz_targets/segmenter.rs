@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 
 use gw::net::Checksum;
-use gw::tap::segment::Segmenter;
+use gw::wire::segment::Segmenter;
 use gw::tap::{Medium, fuzz_vnet};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

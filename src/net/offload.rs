@@ -1,6 +1,15 @@
 //! What is still to be done to a frame, in the terms of the virtio network
 //! header (virtio 1.2 section 5.1.6).
 
+/// What a link's frames look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// Ethernet frames without the frame check sequence.
+    Ethernet,
+    /// Bare IP packets.
+    Ip,
+}
+
 /// The transport checksum of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Checksum {

@@ -5,7 +5,7 @@
 //!
 //! We listen; the guest connects (`vec0:transport=bess,dst=PATH`) and each packet
 //! either way is one frame, with nothing in front of it. So checksums are
-//! complete and super-frames are cut in software ([`super::segment`]).
+//! complete and super-frames are cut in software ([`crate::wire::segment`]).
 //!
 //! This is the link of `gw slirp4netns --target-type=bess`, which has one guest and
 //! leaves its file behind, as slirp4netns does; [`super::listen`] has a switch's.

@@ -4,7 +4,7 @@
 //! # Theory of operation
 //!
 //! Neither medium knows offloads, so super-frames are cut and checksums completed
-//! in software before they leave ([`super::segment`]).
+//! in software before they leave ([`crate::wire::segment`]).
 //!
 //! When the other end is slow, frames wait ([`super::queue`]), and when they are
 //! too many the newest are lost, as on any wire. A stream may take half a frame;

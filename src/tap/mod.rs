@@ -21,7 +21,6 @@ pub mod process;
 mod queue;
 mod retry;
 mod rtnl;
-pub mod segment;
 mod socket_file;
 mod software;
 pub mod switch;
@@ -46,16 +45,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
-pub use crate::net::{Checksum, Gso, GsoKind, MAX_FRAME_LEN, Offload};
-
-/// What a link's frames look like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Medium {
-    /// Ethernet frames without the frame check sequence.
-    Ethernet,
-    /// Bare IP packets.
-    Ip,
-}
+pub use crate::net::{Checksum, Gso, GsoKind, MAX_FRAME_LEN, Medium, Offload};
 
 /// What a link can leave to the guest's kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

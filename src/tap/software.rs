@@ -2,8 +2,8 @@
 
 use std::io::{self, IoSlice};
 
-use super::segment::Segmenter;
 use super::{Caps, Checksum, GsoKind, Offload};
+use crate::wire::segment::Segmenter;
 
 /// Completes checksums and cuts super-frames, with buffers that are kept from
 /// one frame to the next.

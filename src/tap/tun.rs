@@ -11,7 +11,7 @@
 //!
 //! What the kernel offers differs: USO needs Linux 6.2, and an interface made by
 //! someone else may refuse the header. [`Tap::from_fd`] asks for the most and
-//! steps down; what is missing is done in software by [`super::segment`], so
+//! steps down; what is missing is done in software by [`crate::wire::segment`], so
 //! that callers always may speak in super-frames.
 //!
 //! A frame whose header makes no sense (a guest's program can forge them with a

@@ -5,8 +5,8 @@
 //! unless told otherwise. The header comes from the guest's kernel and, with
 //! packet sockets, from the guest's programs: it is untrusted.
 
-use super::segment;
 use super::{Checksum, Gso, GsoKind, Medium, Offload};
+use crate::wire::segment;
 
 /// Bytes of the header: the legacy form, without `num_buffers`.
 pub(crate) const HEADER_LEN: usize = 10;

@@ -5,6 +5,7 @@
 //! - [`udp`]: whole UDP datagrams.
 //! - [`icmp`]: ICMP and ICMPv6 errors and echo.
 //! - [`neighbour`]: asking for hardware addresses.
+//! - [`segment`]: cutting super-frames into frames of the wire's size.
 //!
 //! Everything here is a pure function over bytes. What comes from a guest is
 //! only read through checked views; no input makes these functions panic.
@@ -14,6 +15,7 @@ pub mod ethernet;
 pub mod icmp;
 mod ip;
 pub mod neighbour;
+pub mod segment;
 pub mod udp;
 
 /// A packet that cannot be built.

@@ -429,7 +429,7 @@ fn udp_super_frame(mac: [u8; 6]) -> (Vec<u8>, Offload) {
 
 /// UDP super-frames of the kernel's own making, and what software makes of them.
 fn reads_datagram_batches() {
-    use gw::tap::segment::Segmenter;
+    use gw::wire::segment::Segmenter;
     use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("namespace");
     let (handed, _) = gw::tap::netns::make_here(&tap0(), &plan(1500)).expect("made");

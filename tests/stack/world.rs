@@ -19,7 +19,7 @@ use gw::policy::{Exposed, HostLoopback, Policy};
 use gw::services::neighbourhood::{Neighbourhood, NeighbourhoodConfig, TransportChecksum};
 use gw::slirp::{HostSockets, Local, Outlet, Parts, Slirp};
 use gw::tap::Medium;
-use gw::tap::segment::Segmenter;
+use gw::wire::segment::Segmenter;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, Device, DeviceCapabilities};
 use smoltcp::socket::tcp;

@@ -18,7 +18,7 @@
 //! Frames with VLAN tags are understood. IPv4 fragments and anything that is
 //! not TCP or UDP cannot be a super-frame and are refused.
 
-use super::{Checksum, Gso, GsoKind, Medium, Offload};
+use crate::net::{Checksum, Gso, GsoKind, Medium, Offload};
 
 /// Bytes of a UDP header.
 pub(crate) const UDP_HEADER_LEN: usize = 8;
