@@ -12,8 +12,11 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::Socket;
 
+use crate::capture::CaptureSpec;
 use crate::forward::{AutoPublish, ForwardSpec};
+use crate::impair::Rule;
 use crate::net::{AddressPlan, MacAddr};
+use crate::observe::{LogTarget, MetricsAt};
 use crate::policy::HostLoopback;
 
 /// Default of [`Config::memory`]: 256 MiB.
@@ -41,6 +44,10 @@ pub struct Config {
     /// The guest's ports that are published as programs there listen on them;
     /// `None`: none are. Takes [`InterfaceConfig::guest_sockets`].
     pub auto_publish: Option<AutoPublish>,
+    /// What is told of the traffic. Default: nothing.
+    pub observe: ObserveConfig,
+    /// Impairments, in order. Default: none.
+    pub impairments: Vec<Rule>,
     /// Bytes that all flows' buffers together may hold. Default [`DEFAULT_MEMORY`].
     pub memory: usize,
     /// Written `1` when traffic flows, then closed.
@@ -53,6 +60,31 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// Where the socket with slirp4netns's API is made; `None`: nowhere.
     pub slirp4netns_api: Option<PathBuf>,
+}
+
+/// What is told of the traffic.
+#[derive(Debug, Clone, Default)]
+pub struct ObserveConfig {
+    /// Captures from the start.
+    pub captures: Vec<CaptureSpec>,
+    /// Where each flow's beginning and end are told; `None`: nowhere.
+    pub flow_log: Option<LogTarget>,
+    /// Where metrics are served; `None`: nowhere.
+    pub metrics: Option<MetricsAt>,
+    /// Whether a summary is printed at the end.
+    pub summary: Summary,
+    /// Files that say what a command did on the network, by their endings.
+    pub reports: Vec<PathBuf>,
+}
+
+/// Whether a summary is printed at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Summary {
+    /// It is not. The default.
+    #[default]
+    No,
+    /// It is.
+    AtTheEnd,
 }
 
 /// The TAP interface in the guest's namespace.

@@ -31,6 +31,12 @@
 //! # Control: [`control`]
 //! What can be asked of a running gateway, and the sockets to ask on.
 //!
+//! # Seeing it: [`capture`], [`observe`]
+//! Captures; flow log, statistics, metrics, reports.
+//!
+//! # Hurting it: [`impair`]
+//! Delay, loss and other faults, by rule.
+//!
 //! # Services: [`services`]
 //! What the gateway answers itself: ARP, neighbour discovery, router
 //! advertisements, DHCP, DNS.
@@ -45,12 +51,15 @@
               --document-private-items makes the links work"
 )]
 
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod forward;
 pub mod gateway;
+pub mod impair;
 pub mod net;
+pub mod observe;
 pub mod policy;
 pub mod sandbox;
 pub mod services;

@@ -13,29 +13,40 @@ const RULES: &[(&str, &[&str])] = &[
     ("policy", &["net"]),
     ("sandbox", &["net"]),
     ("forward", &["net", "policy"]),
-    ("config", &["net", "policy", "forward"]),
-    ("control", &["net", "policy", "forward", "config"]),
+    ("impair", &["net", "wire", "policy"]),
+    ("capture", &["net", "wire", "policy"]),
+    ("observe", &["net", "policy"]),
+    (
+        "config",
+        &["net", "policy", "forward", "impair", "capture", "observe"],
+    ),
+    (
+        "control",
+        &[
+            "net", "policy", "forward", "impair", "capture", "observe", "config",
+        ],
+    ),
     ("tap", &["net", "wire", "config"]),
-    ("slirp", &["net", "wire", "policy", "config"]),
-    ("services", &["net", "wire", "config"]),
+    ("slirp", &["net", "wire", "policy", "impair", "config"]),
+    ("services", &["net", "wire", "impair", "config"]),
     (
         "gateway",
         &[
-            "net", "wire", "policy", "sandbox", "forward", "config", "control", "tap", "slirp",
-            "services",
+            "net", "wire", "policy", "sandbox", "forward", "impair", "capture", "observe",
+            "config", "control", "tap", "slirp", "services",
         ],
     ),
     (
         "cli",
         &[
-            "net", "policy", "sandbox", "forward", "config", "control", "tap", "services",
-            "gateway",
+            "net", "policy", "sandbox", "forward", "impair", "capture", "observe", "config",
+            "control", "tap", "services", "gateway",
         ],
     ),
 ];
 
 /// Rooms that compute and do nothing else.
-const PURE: &[&str] = &["net", "wire", "policy"];
+const PURE: &[&str] = &["net", "wire", "policy", "impair"];
 
 /// What a pure room does not name.
 const IMPURE: &[&str] = &["tokio", "nix", "libc", "socket2", "std::fs", "std::process"];

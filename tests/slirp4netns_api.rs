@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gw::config::{Config, Configure, GuestSockets, IcmpPolicy, InterfaceConfig};
+use gw::config::{Config, Configure, GuestSockets, IcmpPolicy, InterfaceConfig, ObserveConfig};
 use gw::gateway::{Gateway, Inherited, StopReason};
 use gw::net::{AddressPlan, MacAddr, Mtu, Offload, PlanV4, PlanV6};
 use gw::policy::HostLoopback;
@@ -83,6 +83,8 @@ fn config(api: &Path) -> Config {
         icmp: IcmpPolicy::GatewayOnly,
         forwards: Vec::new(),
         auto_publish: None,
+        observe: ObserveConfig::default(),
+        impairments: Vec::new(),
         memory: gw::config::DEFAULT_MEMORY,
         ready_fd: None,
         exit_fd: None,

@@ -13,9 +13,12 @@ use super::doctor::DoctorArgs;
 use super::links::{self, LinkSpec};
 use super::speedtest::SpeedtestArgs;
 use super::values;
+use crate::capture::CaptureSpec;
 use crate::config::Outbound;
 use crate::forward::{Expose, PublishOption};
+use crate::impair::Rule;
 use crate::net::{MacAddr, Mtu, PlanV4, PlanV6};
+use crate::observe::{LogTarget, MetricsAt};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
 
@@ -200,6 +203,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) map_root: bool,
 
+    /// Write what the command did on the network to this file, .json or .html; repeatable
+    #[arg(long, value_name = "FILE", help_heading = "Watching")]
+    pub(crate) report: Vec<PathBuf>,
+
     #[command(flatten)]
     pub(crate) interface: InterfaceArgs,
 
@@ -317,6 +324,39 @@ pub(crate) struct GatewayArgs {
     /// Memory for the buffers of all flows together, in bytes or with K, M or G; at least 16M
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = values::memory, help_heading = "Process")]
     pub(crate) memory: usize,
+
+    /// Write what passes to a file that Wireshark reads; repeatable. '-' is standard output, a
+    /// name that ends in .pcap is written in the old format
+    #[arg(
+        long,
+        value_name = "FILE[,snaplen=N,size=SIZE,files=N,filter=EXPR]",
+        help_heading = "Watching"
+    )]
+    pub(crate) pcap: Vec<CaptureSpec>,
+
+    /// Write a line of JSON for each flow's beginning and end
+    #[arg(long, value_name = "FILE|-|fd:N", help_heading = "Watching")]
+    pub(crate) flow_log: Option<LogTarget>,
+
+    /// Serve metrics for Prometheus there
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH", help_heading = "Watching")]
+    pub(crate) metrics: Option<MetricsAt>,
+
+    /// Print a summary of the traffic at the end
+    #[arg(long, help_heading = "Watching")]
+    pub(crate) stats: bool,
+
+    /// Delay, lose or otherwise hurt traffic by this rule; repeatable
+    #[arg(long, value_name = "RULE", help_heading = "Impairment")]
+    pub(crate) impair: Vec<Rule>,
+
+    /// Delay every packet, both ways, by so many milliseconds
+    #[arg(long, value_name = "MS", help_heading = "Impairment")]
+    pub(crate) latency: Option<f64>,
+
+    /// Lose this share of the packets, both ways, from 0 to 1
+    #[arg(long, value_name = "SHARE", help_heading = "Impairment")]
+    pub(crate) loss: Option<f64>,
 
     /// Write '1' to this file descriptor when traffic flows, then close it
     #[arg(long, value_name = "FD", value_parser = values::fd, allow_hyphen_values = true, help_heading = "Process")]

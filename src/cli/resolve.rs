@@ -10,7 +10,9 @@ use super::args::{
 };
 use super::links::{LinkSpec, LinkSpecError};
 use super::values::{self, BadValue};
-use crate::config::{Config, Configure, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig};
+use crate::config::{
+    Config, Configure, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig, ObserveConfig, Summary,
+};
 use crate::forward::{AutoPublish, ForwardSpec, PublishOption};
 use crate::net::{AddressPlan, MacAddr, Mtu};
 use crate::policy::HostLoopback;
@@ -138,9 +140,11 @@ pub(crate) enum Level {
 
 /// Makes sense of a command line.
 pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
+    let mut reports = Vec::new();
     let (mode, interface, gateway) = match (cli.command, cli.netns) {
         (Some(Command::Serve(serve)), _) => return links(serve.link, serve.gateway),
         (Some(Command::Run(run)), _) => {
+            reports = run.report;
             let identity = if run.map_root {
                 Identity::Root
             } else {
@@ -168,7 +172,8 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
     };
     let messages = messages(&gateway);
     let mut warnings = Vec::new();
-    let config = config(interface.into(), gateway, &mut warnings)?;
+    let mut config = config(interface.into(), gateway, &mut warnings)?;
+    config.observe.reports = reports;
     Ok(Invocation {
         config,
         mode,
@@ -299,6 +304,18 @@ fn config(
         },
         forwards,
         auto_publish,
+        observe: ObserveConfig {
+            captures: args.pcap,
+            flow_log: args.flow_log,
+            metrics: args.metrics,
+            summary: if args.stats {
+                Summary::AtTheEnd
+            } else {
+                Summary::No
+            },
+            reports: Vec::new(),
+        },
+        impairments: args.impair,
         memory: args.memory,
         ready_fd: args.ready_fd,
         exit_fd: args.exit_fd,

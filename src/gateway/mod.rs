@@ -11,12 +11,13 @@
 
 mod control;
 mod forwards;
+mod line;
 mod local;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::rc::Rc;
@@ -29,18 +30,17 @@ use self::control::Control;
 pub use self::control::SetLogLevel;
 pub use self::forwards::Inherited;
 use self::forwards::Ports;
+use self::line::Line;
 use self::local::{DnsAnswer, Services};
 use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
-use crate::net::Offload;
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::DnsError;
-use crate::slirp::{Counters, HostSockets, OutboundError, Outlet, Parts, Seen, Slirp};
-use crate::tap::switch::PortInfo;
+use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp};
+use crate::tap::Link;
 use crate::tap::sys::watch_readable;
-use crate::tap::{Link, Received};
 
 /// Frames taken from the link before host sockets get their turn.
 const FRAMES_PER_ROUND: usize = 64;
@@ -113,7 +113,7 @@ pub enum GatewayError {
 /// A gateway that is built and not yet running.
 pub struct Gateway {
     slirp: Slirp,
-    link: Plugged,
+    link: Line,
     services: Rc<RefCell<Services>>,
     answers: mpsc::Receiver<DnsAnswer>,
     ports: Ports,
@@ -129,62 +129,6 @@ impl fmt::Debug for Gateway {
         f.debug_struct("Gateway")
             .field("link", &self.link)
             .finish_non_exhaustive()
-    }
-}
-
-/// The link is read by the loop and written to by the translation core, never
-/// at the same time.
-#[derive(Debug, Clone)]
-struct SharedLink {
-    /// `None` at the end.
-    link: Rc<RefCell<Option<Box<dyn Link>>>>,
-    /// Frames to it.
-    sent: Rc<Cell<Traffic>>,
-}
-
-impl Outlet for SharedLink {
-    fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        match self.link.borrow_mut().as_mut() {
-            Some(link) => link.send(offload, frame)?,
-            None => return Err(io::ErrorKind::NotConnected.into()),
-        }
-        let mut sent = self.sent.get();
-        sent.count(frame.iter().map(|part| part.len()).sum());
-        self.sent.set(sent);
-        Ok(())
-    }
-}
-
-/// Gives the link up when it is dropped, whoever still shares it: lwIP keeps what
-/// it was given for ever, and a link may have files and children to remove.
-#[derive(Debug)]
-struct Plugged(SharedLink);
-
-impl Drop for Plugged {
-    fn drop(&mut self) {
-        if let Ok(mut link) = self.0.link.try_borrow_mut() {
-            *link = None;
-        }
-    }
-}
-
-impl Plugged {
-    /// `WouldBlock` without a link.
-    fn recv(&self, buf: &mut [u8]) -> io::Result<Received> {
-        match self.0.link.borrow_mut().as_mut() {
-            Some(link) => link.recv(buf),
-            None => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-
-    fn ports(&self) -> Vec<PortInfo> {
-        let link = self.0.link.borrow();
-        link.as_ref().map(|link| link.ports()).unwrap_or_default()
-    }
-
-    /// Frames to it.
-    fn sent(&self) -> Traffic {
-        self.0.sent.get()
     }
 }
 
@@ -218,10 +162,7 @@ impl Gateway {
         };
         sockets.check()?;
         let uso = link.caps().uso;
-        let link = Plugged(SharedLink {
-            link: Rc::new(RefCell::new(Some(link))),
-            sent: Rc::default(),
-        });
+        let link = Line::new(link);
         let now = Instant::now();
         let (services, answers) = Services::new(config, now)?;
         let services = Rc::new(RefCell::new(services));
@@ -238,13 +179,13 @@ impl Gateway {
             memory: config.memory,
             descriptors: descriptors().saturating_sub(listeners(config)),
             uso,
-            outlet: Box::new(link.0.clone()),
+            outlet: Box::new(link.outlet()),
             local: Box::new(Rc::clone(&services)),
         };
         let mut slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
         let ports = Ports::new(config, inherited, descriptors(), &mut slirp, now)?;
-        if let Some(link) = link.0.link.borrow().as_ref() {
-            slirp.watch(link.readiness()).map_err(GatewayError::Start)?;
+        if let Some(watched) = link.with_link(|link| slirp.watch(link.readiness())) {
+            watched.map_err(GatewayError::Start)?;
         }
         Ok(Self {
             slirp,
@@ -411,7 +352,8 @@ impl Gateway {
         let trim = last_traffic.map(|since| since + TRIM_AFTER);
         let services = self.services.borrow().next_deadline();
         let ports = self.ports.next_deadline();
-        [self.slirp.next_deadline(), services, ports, trim]
+        let line = self.link.next_deadline();
+        [self.slirp.next_deadline(), services, ports, line, trim]
             .into_iter()
             .flatten()
             .min()

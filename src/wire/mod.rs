@@ -3,6 +3,7 @@
 //! - [`checksum`]: the Internet checksum, fast enough for the data path.
 //! - [`ethernet`]: frame headers.
 //! - [`udp`]: whole UDP datagrams.
+//! - [`summary`]: what a frame is about, for rules and filters.
 //! - [`icmp`]: ICMP and ICMPv6 errors and echo.
 //! - [`neighbour`]: asking for hardware addresses.
 //! - [`segment`]: cutting super-frames into frames of the wire's size.
@@ -16,6 +17,7 @@ pub mod icmp;
 mod ip;
 pub mod neighbour;
 pub mod segment;
+pub mod summary;
 pub mod udp;
 
 /// A packet that cannot be built.

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use gw::config::{Config, DEFAULT_MEMORY, IcmpPolicy, InterfaceConfig};
+use gw::config::{Config, DEFAULT_MEMORY, IcmpPolicy, InterfaceConfig, ObserveConfig};
 use gw::gateway::{Gateway, Inherited, StopReason};
 use gw::net::MacAddr;
 use gw::policy::HostLoopback;
@@ -34,6 +34,8 @@ fn config() -> Config {
         icmp: IcmpPolicy::GatewayOnly,
         forwards: Vec::new(),
         auto_publish: None,
+        observe: ObserveConfig::default(),
+        impairments: Vec::new(),
         memory: DEFAULT_MEMORY,
         ready_fd: None,
         exit_fd: None,

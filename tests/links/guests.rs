@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use gw::config::{Config, Configure, DEFAULT_MEMORY, GuestSockets, IcmpPolicy, InterfaceConfig};
+use gw::config::{
+    Config, Configure, DEFAULT_MEMORY, GuestSockets, IcmpPolicy, InterfaceConfig, ObserveConfig,
+};
 use gw::gateway::{Gateway, Inherited, StopReason};
 use gw::net::{AddressPlan, Mtu, PlanV4};
 use gw::policy::HostLoopback;
@@ -46,6 +48,8 @@ pub(crate) fn config() -> Config {
         icmp: IcmpPolicy::GatewayOnly,
         forwards: Vec::new(),
         auto_publish: None,
+        observe: ObserveConfig::default(),
+        impairments: Vec::new(),
         memory: DEFAULT_MEMORY,
         ready_fd: None,
         exit_fd: None,

@@ -15,7 +15,7 @@ use crate::cli::resolve::{default_dns, random_mac};
 use crate::cli::values::{self, BadValue};
 use crate::config::{
     Config, Configure, DEFAULT_MEMORY, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig,
-    Outbound,
+    ObserveConfig, Outbound,
 };
 use crate::net::{AddressPlan, MacAddr, Mtu, PlanV4, PlanV6};
 use crate::policy::HostLoopback;
@@ -138,6 +138,8 @@ pub(super) fn resolve(options: Options) -> Result<Invocation, Unusable> {
         icmp: IcmpPolicy::Forward,
         forwards: Vec::new(),
         auto_publish: None,
+        observe: ObserveConfig::default(),
+        impairments: Vec::new(),
         memory: DEFAULT_MEMORY,
         ready_fd: options.ready_fd,
         exit_fd: options.exit_fd,

@@ -1,0 +1,122 @@
+//! The link with what is attached to it: captures, and impairment.
+//!
+//! ```text
+//!  guest ── link ── captures ── impairment ── translation core
+//! ```
+//!
+//! So captures show what the guest's own wire carries: what it sent before
+//! anything became of it, and what reached it after.
+//!
+//! The link is read by the loop and written to by the translation core, never at
+//! the same time. With nothing attached there is a test of a pointer for each
+//! frame, and nothing else.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::control::proto::Traffic;
+use crate::net::Offload;
+use crate::slirp::Outlet;
+use crate::tap::switch::PortInfo;
+use crate::tap::{Link, Received};
+
+/// See the module's documentation.
+#[derive(Debug)]
+struct Attached {
+    link: Box<dyn Link>,
+}
+
+impl Attached {
+    fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {
+        self.link.recv(buf)
+    }
+
+    fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
+        self.link.send(offload, frame)
+    }
+
+    /// When [`Attached::recv`] is to be called though the link has nothing.
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+}
+
+/// The end that the translation core writes to.
+#[derive(Debug, Clone)]
+pub(super) struct LineOutlet {
+    /// `None` at the end.
+    attached: Rc<RefCell<Option<Attached>>>,
+    /// Frames to it.
+    sent: Rc<Cell<Traffic>>,
+}
+
+impl Outlet for LineOutlet {
+    fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
+        match self.attached.borrow_mut().as_mut() {
+            Some(attached) => attached.send(offload, frame)?,
+            None => return Err(io::ErrorKind::NotConnected.into()),
+        }
+        let mut sent = self.sent.get();
+        sent.count(frame.iter().map(|part| part.len()).sum());
+        self.sent.set(sent);
+        Ok(())
+    }
+}
+
+/// The end that the loop has. Dropped, it gives the link up, whoever still shares
+/// it: lwIP keeps what it was given for ever, and a link may have files and
+/// children to remove.
+#[derive(Debug)]
+pub(super) struct Line(LineOutlet);
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Ok(mut attached) = self.0.attached.try_borrow_mut() {
+            *attached = None;
+        }
+    }
+}
+
+impl Line {
+    pub(super) fn new(link: Box<dyn Link>) -> Self {
+        Self(LineOutlet {
+            attached: Rc::new(RefCell::new(Some(Attached { link }))),
+            sent: Rc::default(),
+        })
+    }
+
+    /// For the translation core.
+    pub(super) fn outlet(&self) -> LineOutlet {
+        self.0.clone()
+    }
+
+    /// `WouldBlock` without a link.
+    pub(super) fn recv(&self, buf: &mut [u8]) -> io::Result<Received> {
+        match self.0.attached.borrow_mut().as_mut() {
+            Some(attached) => attached.recv(buf),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// When [`Line::recv`] is to be called though the link has nothing.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.0.attached.borrow().as_ref()?.next_deadline()
+    }
+
+    /// Looks at the link itself.
+    pub(super) fn with_link<T>(&self, look: impl FnOnce(&dyn Link) -> T) -> Option<T> {
+        let attached = self.0.attached.borrow();
+        attached.as_ref().map(|attached| look(&*attached.link))
+    }
+
+    pub(super) fn ports(&self) -> Vec<PortInfo> {
+        self.with_link(|link| link.ports()).unwrap_or_default()
+    }
+
+    /// Frames to it.
+    pub(super) fn sent(&self) -> Traffic {
+        self.0.sent.get()
+    }
+}

@@ -1,0 +1,155 @@
+//! What is told of a flow: that it began, what was decided about it, how it ended.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::Protocol;
+
+/// Numbers flows as they begin, from 1; never used twice by one gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowNumber(pub u64);
+
+/// Who did something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// The guest.
+    Guest,
+    /// The host, or whom the host speaks for: a remote, a client of a forward.
+    Host,
+    /// The gateway itself.
+    Gateway,
+}
+
+/// Something happened to a flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlowEvent {
+    /// It began. Comes first.
+    Opened(FlowOpened),
+    /// It is known what becomes of it: it leads somewhere, or nowhere. Comes at
+    /// most once.
+    Decided(FlowDecided),
+    /// It has ended. Comes last, and once.
+    Closed(Box<FlowClosed>),
+}
+
+/// A flow began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowOpened {
+    /// Its number.
+    pub number: FlowNumber,
+    /// Its name in the list of flows; `None`: it was turned away and is in no list.
+    pub id: Option<u64>,
+    /// When.
+    pub at: Instant,
+    /// TCP, UDP or echo.
+    pub protocol: Protocol,
+    /// Who began it: the guest or the host.
+    pub by: Party,
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The other end, as the guest sees it.
+    pub remote: SocketAddr,
+}
+
+/// What becomes of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowDecided {
+    /// Its number.
+    pub number: FlowNumber,
+    /// When.
+    pub at: Instant,
+    /// What.
+    pub verdict: FlowVerdict,
+    /// The other end, as the host sees it.
+    pub peer: Option<SocketAddr>,
+}
+
+/// What became of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FlowVerdict {
+    /// It leads to a socket of the network or the host.
+    Connected,
+    /// It leads to a unix socket.
+    Unix,
+    /// The gateway's resolver answers.
+    Dns,
+    /// The other side did not want it.
+    Refused,
+    /// There is no way there.
+    Unreachable,
+    /// The other side did not answer.
+    NoAnswer,
+    /// Policy ignores it.
+    Dropped,
+    /// A table was full, or the process out of descriptors.
+    NoRoom,
+    /// An impairment ended it, of this kind: as users write it.
+    Impaired(&'static str),
+}
+
+/// What a flow carried in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Carried {
+    /// Bytes of payload.
+    pub bytes: u64,
+    /// Packets of the wire's size.
+    pub packets: u64,
+    /// Packets of TCP that were sent again by us.
+    pub retransmits: u64,
+}
+
+/// How a flow ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HowEnded {
+    /// Both directions were closed in order.
+    Finished,
+    /// It was reset.
+    Reset,
+    /// It was turned away before it was open; the verdict says why.
+    TurnedAway,
+    /// Nothing moved for too long.
+    Idle,
+    /// Somebody asked through the control socket.
+    Killed,
+    /// The other side could not be reached any more: it stopped answering, or a
+    /// router said so.
+    Lost,
+    /// It made room for another.
+    Evicted,
+    /// The gateway ended.
+    Shutdown,
+    /// An impairment ended it, of this kind: as users write it.
+    Impaired(&'static str),
+}
+
+/// A flow has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowClosed {
+    /// As it began.
+    pub opened: FlowOpened,
+    /// When it ended.
+    pub at: Instant,
+    /// What became of it; `None`: it ended before anything did.
+    pub verdict: Option<FlowVerdict>,
+    /// The other end, as the host sees it.
+    pub peer: Option<SocketAddr>,
+    /// From its beginning to its being open on both sides.
+    pub connect_time: Option<Duration>,
+    /// Towards the guest.
+    pub to_guest: Carried,
+    /// From the guest.
+    pub from_guest: Carried,
+    /// Smoothed round-trip time between the host and the remote, as the host's
+    /// kernel has it. TCP only.
+    pub rtt: Option<Duration>,
+    /// The same between the gateway and the guest.
+    pub guest_rtt: Option<Duration>,
+    /// Who ended it.
+    pub by: Party,
+    /// How.
+    pub how: HowEnded,
+    /// One direction was closed in order before the end, by this side.
+    pub half_closed_by: Option<Party>,
+    /// An impairment changed what became of its packets or of itself.
+    pub impaired: bool,
+}
