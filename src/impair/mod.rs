@@ -7,6 +7,7 @@
 //! asks; who terminates flows (`slirp`) and names (`services`) asks for
 //! [`TcpFault`] and [`DnsFault`].
 
+mod faults;
 mod spec;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use self::faults::{Beginning, DnsFate, Faults, Nameless};
 pub use self::spec::RuleError;
 use crate::policy::PortRange;
 
