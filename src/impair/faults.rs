@@ -133,6 +133,18 @@ impl Faults {
             .filter(|fault| matches!(fault, TcpFault::Refuse | TcpFault::BlackHole))
     }
 
+    /// True when some rule is for flows or datagrams.
+    #[must_use]
+    pub const fn concern_flows(&self) -> bool {
+        self.kinds.tcp || self.kinds.udp
+    }
+
+    /// True when some rule is for questions.
+    #[must_use]
+    pub const fn concern_questions(&self) -> bool {
+        self.kinds.dns
+    }
+
     /// What becomes of a question for `name`.
     #[must_use]
     pub fn dns(&self, now: Instant, name: &str) -> DnsFate {

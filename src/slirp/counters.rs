@@ -34,10 +34,13 @@ pub enum DropReason {
     Refused,
     /// The guest did not answer a client of a forwarded port.
     NoAnswer,
+    /// A fault of the user's: a flow or datagram that it turned away, or a segment
+    /// of a flow that is dead to the guest.
+    Fault,
 }
 
 /// Number of [`DropReason`] reasons.
-const REASONS: usize = DropReason::NoAnswer as usize + 1;
+const REASONS: usize = DropReason::Fault as usize + 1;
 
 /// Counts of everything worth counting; they only grow.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +63,7 @@ impl Counters {
     /// Every reason that occurred, with its count.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         use DropReason::{
-            Checksum, ErrorLimit, Fragment, HostError, HostSocket, Link, Malformed, Memory,
+            Checksum, ErrorLimit, Fault, Fragment, HostError, HostSocket, Link, Malformed, Memory,
             NoAnswer, NoHardwareAddress, NoNeighbour, Protocol, Refused, Source, TableFull,
         };
         [
@@ -79,6 +82,7 @@ impl Counters {
             Link,
             Refused,
             NoAnswer,
+            Fault,
         ]
         .into_iter()
         .map(|reason| (reason, self.dropped(reason)))

@@ -69,6 +69,7 @@ use self::reactor::Readiness;
 use self::reassembly::Reassembly;
 use self::tcp::Tcp;
 use self::udp::{Receiver, Udp};
+use crate::impair::{Beginning, Faults, Names, TcpFault};
 use crate::net::{AddressPlan, Checksum, Offload};
 use crate::policy::Policy;
 
@@ -136,6 +137,15 @@ pub(crate) struct Core {
     now: Instant,
     forward_echo: bool,
     uso: bool,
+    /// `None` when there are none.
+    faults: Option<FaultSource>,
+}
+
+/// Faults for flows, and the names that they may be for.
+#[derive(Clone)]
+struct FaultSource {
+    faults: Rc<Faults>,
+    names: Rc<dyn Names>,
 }
 
 impl fmt::Debug for Core {
@@ -153,6 +163,18 @@ impl Core {
 
     fn drop(&mut self, reason: DropReason) {
         self.egress().counters.drop(reason);
+    }
+
+    /// The fault of a TCP flow that begins.
+    fn tcp_fault(&self, flow: Beginning) -> Option<TcpFault> {
+        let FaultSource { faults, names } = self.faults.as_ref()?;
+        faults.tcp(self.now, flow, &**names)
+    }
+
+    /// The fault of a datagram: it is refused, or vanishes.
+    fn udp_fault(&self, flow: Beginning) -> Option<TcpFault> {
+        let FaultSource { faults, names } = self.faults.as_ref()?;
+        faults.udp(self.now, flow, &**names)
     }
 
     /// Tells the guest, as the gateway, that its packet went nowhere.
@@ -252,6 +274,7 @@ impl Slirp {
             now,
             forward_echo,
             uso,
+            faults: None,
         };
         Ok(Self {
             core,
@@ -304,6 +327,13 @@ impl Slirp {
     /// The rules, to be changed.
     pub fn policy_mut(&mut self) -> &mut Policy {
         &mut self.core.policy
+    }
+
+    /// Gives flows that begin from now on these faults, and no others; `names` knows
+    /// what the guest calls the remotes. Flows that are open keep what they have.
+    pub fn set_faults(&mut self, faults: Rc<Faults>, names: Rc<dyn Names>) {
+        let source = FaultSource { faults, names };
+        self.core.faults = source.faults.concern_flows().then_some(source);
     }
 
     /// Leads the clients of `listener` to the guest.

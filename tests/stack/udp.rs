@@ -10,20 +10,20 @@ use crate::world::{GATEWAY_MAC, GATEWAY4, GUEST_MAC, GUEST4, Options, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-struct Server(UdpSocket);
+pub(crate) struct Server(UdpSocket);
 
 impl Server {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         Self(socket)
     }
 
-    fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.0.local_addr().unwrap().port()
     }
 
-    fn receive(&self) -> Option<(Vec<u8>, SocketAddr)> {
+    pub(crate) fn receive(&self) -> Option<(Vec<u8>, SocketAddr)> {
         let mut bytes = vec![0; 65536];
         let (len, from) = self.0.recv_from(&mut bytes).ok()?;
         bytes.truncate(len);
@@ -31,7 +31,7 @@ impl Server {
     }
 }
 
-fn datagram(from: u16, to: u16, ttl: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn datagram(from: u16, to: u16, ttl: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(GUEST_MAC.0, GATEWAY_MAC.0)
         .ipv4(GUEST4.octets(), GATEWAY4.octets(), ttl)

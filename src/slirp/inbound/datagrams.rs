@@ -29,7 +29,8 @@ use arrayvec::ArrayVec;
 use nix::errno::Errno;
 
 use super::{Candidates, GuestTarget, PortSearch, canonical, seen_as};
-use crate::policy::Protocol;
+use crate::impair::Beginning;
+use crate::policy::{Party, Protocol};
 use crate::slirp::Core;
 use crate::slirp::counters::DropReason;
 use crate::slirp::flow::{FlowKey, Idle, Slots, Table, Token};
@@ -132,6 +133,15 @@ impl Clients {
                     core.drop(DropReason::TableFull);
                     continue;
                 };
+                let datagrams = Beginning {
+                    by: Party::Host,
+                    guest: flow.key.guest(),
+                    remote: flow.key.remote(),
+                };
+                if core.udp_fault(datagrams).is_some() {
+                    core.drop(DropReason::Fault);
+                    continue;
+                }
                 flow.to_guest += run.iter().map(|d| d.len as u64).sum::<u64>();
                 let (guest, seen) = (flow.key.guest(), flow.key.remote());
                 receiver.to_guest(core, guest, run, |_, _| seen);

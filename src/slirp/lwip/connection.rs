@@ -368,6 +368,18 @@ impl Connection {
         }
     }
 
+    /// Ends the connection without a word to the guest.
+    pub(crate) fn abandon(self) {
+        let Some(pcb) = self.shared().pcb() else {
+            return;
+        };
+        // SAFETY: live and alone in the list that tcp_abandon removes it from;
+        // nothing uses the control block after it.
+        unsafe { (*pcb.as_ptr()).errf = None };
+        // SAFETY: as above.
+        isolated(pcb, || unsafe { sys::tcp_abandon(pcb.as_ptr(), 0) });
+    }
+
     /// Sends a reset and ends the connection.
     fn reset(&self) {
         let Some(pcb) = self.shared().pcb() else {

@@ -69,6 +69,8 @@ pub(super) enum Outcome {
     ResetHost,
     /// The host's side did: reset the guest's.
     ResetGuest,
+    /// As many bytes as were allowed were carried, and the guest has its own.
+    Spent,
 }
 
 /// When the guest is to be acknowledged.
@@ -130,6 +132,8 @@ pub(super) struct Join {
     /// Payload bytes carried so far, to the guest and from it.
     to_guest: u64,
     from_guest: u64,
+    /// Payload bytes that may be carried, in both directions together.
+    allowed: u64,
 }
 
 impl Join {
@@ -151,7 +155,19 @@ impl Join {
             send_limit: INITIAL_WINDOW as usize,
             to_guest: 0,
             from_guest: 0,
+            allowed: u64::MAX,
         }
+    }
+
+    /// Carries at most so many bytes of payload, in both directions together.
+    pub(super) fn allow(&mut self, bytes: u64) {
+        self.allowed = bytes;
+    }
+
+    /// Payload bytes that may still be carried.
+    fn left(&self) -> usize {
+        let carried = self.to_guest.saturating_add(self.from_guest);
+        usize::try_from(self.allowed.saturating_sub(carried)).unwrap_or(usize::MAX)
     }
 
     /// The guest is asked once more, by another connection; nothing has come of
@@ -195,11 +211,34 @@ impl Join {
         let Ok(more) = self.move_to_guest(stack, pool, socket) else {
             return Outcome::ResetGuest;
         };
+        if self.left() == 0 {
+            return self.wait_for_the_last_bytes();
+        }
         self.acknowledge(stack, worth_telling);
         if self.is_finished() {
             return Outcome::Finished;
         }
         if more { Outcome::More } else { Outcome::Open }
+    }
+
+    /// Everything that is allowed was carried: it is over when the guest has it.
+    fn wait_for_the_last_bytes(&self) -> Outcome {
+        match self.outbox.chunks.is_empty() {
+            true => Outcome::Spent,
+            false => Outcome::Open,
+        }
+    }
+
+    /// A round of a host that reads and writes nothing any more, but whose kernel
+    /// answers: what fits the window is acknowledged, and the window closes.
+    pub(super) fn idle_round(&mut self, stack: &mut Stack<Egress>) {
+        self.acknowledge_now(stack);
+    }
+
+    /// Ends the guest's side without a word to it.
+    pub(super) fn abandon(self) {
+        // Before the chunks that it refers to.
+        self.connection.abandon();
     }
 
     /// Whether an acknowledgement is still to be sent.
@@ -235,9 +274,10 @@ impl Join {
     /// Writes queued data to the host; then its end. Returns the bytes written.
     fn move_to_host(&mut self, socket: &OwnedFd) -> Result<usize, Errno> {
         let mut total = 0;
+        let allowed = self.left();
         let mut rx = self.connection.rx();
-        while self.host.writable && rx.bytes > 0 {
-            match send_some(socket, &rx) {
+        while self.host.writable && rx.bytes > 0 && total < allowed {
+            match send_some(socket, &rx, allowed - total) {
                 Ok(n) => {
                     rx.advance(n);
                     total += n;
@@ -293,7 +333,7 @@ impl Join {
             } else {
                 self.send_limit
             };
-            let room = self.connection.room(limit).min(CHUNK);
+            let room = self.connection.room(limit).min(CHUNK).min(self.left());
             if room == 0 || (!self.outbox.chunks.is_empty() && !pool.budget().has_room(CHUNK)) {
                 break;
             }
@@ -356,8 +396,14 @@ impl Join {
     }
 }
 
-/// Writes the front of the queue, as much as one call takes.
-fn send_some(socket: &OwnedFd, rx: &RxQueue) -> Result<usize, Errno> {
+/// Writes the front of the queue, as much as one call takes and `most` bytes.
+fn send_some(socket: &OwnedFd, rx: &RxQueue, most: usize) -> Result<usize, Errno> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    if most < rx.bytes {
+        let mut slices = rx.segments.iter().flat_map(|segment| segment.slices());
+        let front = slices.find(|slice| !slice.is_empty()).unwrap_or_default();
+        return send(socket.as_raw_fd(), &front[..front.len().min(most)], flags);
+    }
     let slices: ArrayVec<IoSlice<'_>, MAX_SLICES> = rx
         .segments
         .iter()
@@ -365,7 +411,6 @@ fn send_some(socket: &OwnedFd, rx: &RxQueue) -> Result<usize, Errno> {
         .take(MAX_SLICES)
         .map(IoSlice::new)
         .collect();
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     match slices.as_slice() {
         [one] => send(socket.as_raw_fd(), one, flags),
         several => sendmsg::<()>(socket.as_raw_fd(), several, &[], flags, None),

@@ -28,14 +28,14 @@ impl Tcp {
 impl Flow {
     fn info(&self, token: Token, now: Instant) -> FlowInfo {
         let (to_guest, from_guest) = match &self.phase {
-            Phase::Connecting(_) => (0, 0),
+            Phase::Connecting(_) | Phase::Silent => (0, 0),
             Phase::Joined(join) => join.carried(),
         };
         let state = match &self.phase {
             Phase::Connecting(_) => FlowState::Connecting,
             Phase::Joined(_) if self.opening.is_some() => FlowState::Connecting,
-            Phase::Joined(_) if self.half_closed => FlowState::HalfClosed,
-            Phase::Joined(_) => FlowState::Open,
+            Phase::Joined(_) | Phase::Silent if self.half_closed => FlowState::HalfClosed,
+            Phase::Joined(_) | Phase::Silent => FlowState::Open,
         };
         let peer = SockRef::from(&self.socket).peer_addr().ok();
         FlowInfo {

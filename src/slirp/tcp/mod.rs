@@ -13,7 +13,7 @@
 //! | gets no answer | nothing; its own SYNs time out |
 //!
 //! A repeated SYN replaces the held one. Then the flow is a [`join::Join`] until
-//! both sides have closed.
+//! both sides have closed. Faults that the user asked for come in between ([`fault`]).
 //!
 //! **Work is marked, then done.** Segments and socket events only note what
 //! happened and mark their flow; [`Tcp::work`] visits each marked flow once per
@@ -24,6 +24,7 @@
 //! [`MAX_FLOWS`]. Idle: [`IDLE_ESTABLISHED`], [`IDLE_HALF_CLOSED`]. Memory: see
 //! [`join`] and the budget.
 
+mod fault;
 mod held;
 mod join;
 mod list;
@@ -37,6 +38,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
+use self::fault::{Entrance, Fault, Visit};
 use self::held::{HeldSyn, failed, hold};
 use self::join::{ACK_DELAY, AckNeed, Join, Outcome};
 pub(crate) use self::opening::HEAD_START;
@@ -67,6 +69,8 @@ pub(crate) const IDLE_HALF_CLOSED: Duration = Duration::from_secs(120);
 enum Phase {
     Connecting(HeldSyn),
     Joined(Join),
+    /// Nothing is answered any more; see [`fault`].
+    Silent,
 }
 
 #[derive(Debug)]
@@ -76,6 +80,8 @@ struct Flow {
     phase: Phase,
     /// A client that the guest has not answered yet: nothing is read from it.
     opening: Option<Box<Opening>>,
+    /// What the user has in store for it; stays until the end, but for what passes.
+    fault: Option<Box<Fault>>,
     direction: Direction,
     begun: Instant,
     /// When something last moved.
@@ -97,6 +103,7 @@ impl Flow {
             socket,
             phase,
             opening: None,
+            fault: None,
             direction: Direction::Outbound,
             begun: now,
             active: now,
@@ -132,6 +139,8 @@ pub(crate) struct Tcp {
     delayed_acks: VecDeque<(Instant, Token)>,
     /// Clients that the guest has not answered yet, by when to look at them.
     openings: BTreeSet<(Instant, Token)>,
+    /// Flows whose faults wait for a time.
+    faults: BTreeSet<(Instant, Token)>,
     ports: PortSearch,
     ended: Vec<u64>,
 }
@@ -156,6 +165,7 @@ impl Tcp {
             marked: VecDeque::new(),
             delayed_acks: VecDeque::new(),
             openings: BTreeSet::new(),
+            faults: BTreeSet::new(),
             ports: PortSearch::default(),
             ended: Vec::new(),
         }
@@ -187,7 +197,7 @@ impl Tcp {
             }
             // The guest uses the port again. The old flow, which may still owe
             // the host data, ends by itself.
-            self.index.remove(&key);
+            self.make_way(&key, token);
         }
         match self.time_waits.answer(&key, &arrival.header, core.now) {
             Answer::Acknowledge(state) => {
@@ -205,10 +215,23 @@ impl Tcp {
 
     /// True when a flow's connection with the guest has ended.
     fn is_over(&mut self, token: Token) -> bool {
-        matches!(
-            self.flows.get_mut(token),
-            Some(Flow { phase: Phase::Joined(join), .. }) if join.connection.end().is_some()
-        )
+        match self.flows.get_mut(token).map(|flow| &flow.phase) {
+            Some(Phase::Joined(join)) => join.connection.end().is_some(),
+            Some(Phase::Silent) => true,
+            Some(Phase::Connecting(_)) | None => false,
+        }
+    }
+
+    /// Lets a new flow have the place of one that is over.
+    fn make_way(&mut self, key: &FlowKey, token: Token) {
+        self.index.remove(key);
+        if let Some(Flow {
+            phase: Phase::Silent,
+            ..
+        }) = self.flows.get_mut(token)
+        {
+            self.remove(token);
+        }
     }
 
     fn input_known(
@@ -239,6 +262,12 @@ impl Tcp {
                     core.egress().packet(&acknowledgement(guest, remote, state));
                 }
             }
+            Phase::Silent => {
+                core.drop(DropReason::Fault);
+                if arrival.header.has(super::packet::tcp_flags::RST) {
+                    self.remove(token);
+                }
+            }
             Phase::Joined(join) => {
                 if !flow.keepalive && join.connection.is_keepalive(&arrival.header) {
                     flow.keepalive = SockRef::from(&flow.socket).set_keepalive(true).is_ok();
@@ -251,8 +280,10 @@ impl Tcp {
 
     /// Begins a flow: asks policy, then the host.
     fn connect(&mut self, core: &mut Core, key: FlowKey, arrival: &Arrival<'_>) {
-        let remote = key.remote();
-        let opened = match core.policy.verdict(Protocol::Tcp, remote) {
+        let Entrance::Open(fault) = Self::enter(core, key, arrival) else {
+            return;
+        };
+        let opened = match core.policy.verdict(Protocol::Tcp, key.remote()) {
             Verdict::Drop | Verdict::Local => return core.drop(DropReason::NoNeighbour),
             Verdict::Unreachable => {
                 return core.problem(
@@ -270,29 +301,30 @@ impl Tcp {
         };
         let held = hold(core, arrival);
         match opened {
-            Ok((socket, progress)) => self.begin(core, key, socket, held, progress),
+            Ok((socket, progress)) => {
+                let fault = fault.map(|kind| Fault::new(kind, core.now));
+                let flow = Flow {
+                    fault,
+                    ..Flow::new(key, socket, Phase::Connecting(held), core.now)
+                };
+                self.begin(core, flow, progress);
+            }
             Err(error) => failed(core, key, held, error.raw_os_error()),
         }
     }
 
-    fn begin(
-        &mut self,
-        core: &mut Core,
-        key: FlowKey,
-        socket: OwnedFd,
-        held: HeldSyn,
-        progress: Progress,
-    ) {
-        let (reactor, now) = (&core.reactor, core.now);
+    fn begin(&mut self, core: &mut Core, flow: Flow, progress: Progress) {
+        let (reactor, now, key) = (&core.reactor, core.now, flow.key);
         let token = self.flows.insert_with(|token| {
-            reactor.watch(&socket, token).ok()?;
-            Some(Flow::new(key, socket, Phase::Connecting(held), now))
+            reactor.watch(&flow.socket, token).ok()?;
+            Some(flow)
         });
         let Some(token) = token else {
             return core.drop(DropReason::HostSocket);
         };
         self.index.insert(key, token);
         self.flows.look_by(now + IDLE_ESTABLISHED);
+        self.watch_fault(token);
         if progress == Progress::Connected {
             self.connected(core, token);
         }
@@ -343,6 +375,7 @@ impl Tcp {
                 }
             }
             Phase::Connecting(_) => {}
+            Phase::Silent => self.silent_ready(core, token, ready),
         }
     }
 
@@ -354,6 +387,11 @@ impl Tcp {
         let Phase::Connecting(held) = &flow.phase else {
             return;
         };
+        if let Some(fault) = &mut flow.fault
+            && fault.holds_the_answer()
+        {
+            return;
+        }
         let syn = held.ingress(core, flow.key);
         match core.stack.open(syn, flow.key.remote(), token.raw()) {
             Some(connection) => flow.phase = Phase::Joined(Join::new(connection)),
@@ -374,6 +412,8 @@ impl Tcp {
 
     /// Visits every marked flow once. True when some have more to do.
     pub(crate) fn work(&mut self, core: &mut Core) -> bool {
+        // Before the visits, since it marks flows.
+        self.poll_faults(core);
         core.stack.take_ended(&mut self.ended);
         while let Some(raw) = self.ended.pop() {
             self.mark(Token::from_raw(raw));
@@ -392,7 +432,11 @@ impl Tcp {
             return;
         };
         flow.marked = false;
+        let has_fault = flow.fault.is_some();
         if flow.opening.is_some() && !self.answered(core, token) {
+            return;
+        }
+        if has_fault && self.suffer(core, token) == Visit::Over {
             return;
         }
         let Some(flow) = self.flows.get_mut(token) else {
@@ -418,6 +462,7 @@ impl Tcp {
             Outcome::ResetHost => self.reset(token),
             // Dropping the connection resets the guest's side.
             Outcome::ResetGuest => self.reset(token),
+            Outcome::Spent => self.end_by_fault(core, token),
         }
     }
 
@@ -445,6 +490,9 @@ impl Tcp {
         if let Some(opening) = &flow.opening {
             self.openings.remove(&(opening.due(), token));
         }
+        if let Some(due) = flow.fault.as_ref().and_then(|fault| fault.due()) {
+            self.faults.remove(&(due, token));
+        }
         // The port may be in use again already.
         if self.index.get(&flow.key) == Some(&token) {
             self.index.remove(&flow.key);
@@ -456,7 +504,7 @@ impl Tcp {
     pub(crate) fn tick(&mut self, core: &mut Core) {
         let connections = self.flows.iter().filter_map(|(_, flow)| match &flow.phase {
             Phase::Joined(join) => Some(&join.connection),
-            Phase::Connecting(_) => None,
+            Phase::Connecting(_) | Phase::Silent => None,
         });
         core.stack.tick(connections);
     }
@@ -497,7 +545,8 @@ impl Tcp {
         }
         let ack = self.delayed_acks.front().map(|(due, _)| *due);
         let opening = self.openings.first().map(|(due, _)| *due);
-        [ack, opening, self.flows.next_look()]
+        let fault = self.faults.first().map(|(due, _)| *due);
+        [ack, opening, fault, self.flows.next_look()]
             .into_iter()
             .flatten()
             .min()

@@ -35,6 +35,7 @@ use super::super::flows::Direction;
 use super::super::inbound::{Candidates, GuestTarget, seen_as};
 use super::super::lwip::End;
 use super::super::reactor::Readiness;
+use super::fault::Fault;
 use super::join::Join;
 use super::{Flow, IDLE_ESTABLISHED, Phase, Tcp, abort};
 
@@ -108,6 +109,9 @@ impl Tcp {
             core.drop(DropReason::TableFull);
             return abort(&socket);
         };
+        let Ok((socket, fault)) = self.enter_client(core, socket, guest, seen) else {
+            return;
+        };
         let (key, now) = (FlowKey::new(guest, seen), core.now);
         let until = now + PATIENCE;
         let due = (now + HEAD_START).min(until);
@@ -128,6 +132,7 @@ impl Tcp {
             };
             Some(Flow {
                 opening: Some(Box::new(opening)),
+                fault: fault.map(|kind| Fault::new(kind, now)),
                 direction: Direction::Inbound,
                 ..Flow::new(key, socket, Phase::Joined(Join::new(connection)), now)
             })
@@ -136,6 +141,7 @@ impl Tcp {
             (Some(token), _) => {
                 self.index.insert(key, token);
                 self.openings.insert((due, token));
+                self.watch_fault(token);
                 self.flows.look_by(now + IDLE_ESTABLISHED);
             }
             (None, socket) => {

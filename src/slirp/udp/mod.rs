@@ -45,7 +45,8 @@ use super::lwip::FrameBuf;
 use super::packet::IpPacket;
 use super::reactor::Readiness;
 use super::sockets::{set_dont_fragment, set_hop_limit};
-use crate::policy::{Protocol, Verdict};
+use crate::impair::{Beginning, TcpFault};
+use crate::policy::{Party, Protocol, Verdict};
 use crate::wire;
 
 /// Flows at most.
@@ -222,6 +223,18 @@ impl Udp {
             }
             Verdict::Drop | Verdict::Local => return core.drop(DropReason::NoNeighbour),
         };
+        let datagram = Beginning {
+            by: Party::Guest,
+            guest: arrival.guest,
+            remote: arrival.remote,
+        };
+        if let Some(fault) = core.udp_fault(datagram) {
+            core.drop(DropReason::Fault);
+            if fault == TcpFault::Refuse {
+                core.problem(Problem::PortUnreachable, &frame.bytes()[arrival.ip.packet]);
+            }
+            return;
+        }
         let exposed = (to.port() != arrival.remote.port()).then_some(Exposure {
             port: arrival.remote,
             target: to,
