@@ -264,7 +264,7 @@ fn parse_host(text: &str) -> Result<Name, DnsError> {
 }
 
 /// The records that answer a question of type `qtype` about `owner`.
-fn records(known: &Known, owner: &Name, qtype: u16) -> Vec<Record> {
+fn records(known: &Known, owner: &Name, qtype: u16, ttl: u32) -> Vec<Record> {
     let wants = |t: u16| qtype == t || qtype == rtype::ANY;
     let data: Vec<RData> = match known {
         Known::Addresses(addresses) => addresses
@@ -281,7 +281,7 @@ fn records(known: &Known, owner: &Name, qtype: u16) -> Vec<Record> {
         Known::Names(_) | Known::Nothing | Known::NoSuchName => Vec::new(),
     };
     data.into_iter()
-        .map(|d| Record::from_rdata(owner.clone(), LOCAL_TTL, d))
+        .map(|d| Record::from_rdata(owner.clone(), ttl, d))
         .collect()
 }
 
@@ -299,7 +299,16 @@ pub(super) fn reply(query: &Query<'_>, name: &Name, qtype: u16, known: &Known) -
     let mut reply = blank_reply(query, name, qtype);
     reply.metadata.authoritative = true;
     reply.metadata.response_code = response_code(known);
-    reply.add_answers(records(known, name, qtype));
+    reply.add_answers(records(known, name, qtype, LOCAL_TTL));
+    reply.to_vec().ok()
+}
+
+/// What a server elsewhere would answer `query` with if that was all it knew, to be
+/// kept for `ttl` seconds; `None` if it cannot be encoded.
+pub(super) fn reply_for(query: &Query<'_>, known: &Known, ttl: u32) -> Option<Vec<u8>> {
+    let mut reply = blank_reply(query, &query.name, query.qtype);
+    reply.metadata.response_code = response_code(known);
+    reply.add_answers(records(known, &query.name, query.qtype, ttl));
     reply.to_vec().ok()
 }
 

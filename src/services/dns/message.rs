@@ -238,6 +238,13 @@ impl<'a> Query<'a> {
         answer
     }
 
+    /// An answer that says that it is too long, and nothing else.
+    pub(super) fn truncated_reply(&self) -> Vec<u8> {
+        let mut reply = self.error_reply(rcode::NO_ERROR, None);
+        reply[2] |= FLAG_TC;
+        reply
+    }
+
     /// An answer without records. `code` may be an extended one, 12 bits, if
     /// the query has an OPT record.
     pub(super) fn error_reply(&self, code: u16, why: Option<ExtendedError>) -> Vec<u8> {

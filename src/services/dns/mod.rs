@@ -39,6 +39,13 @@
 //! has the other kind of address ends the search with an empty answer: else a
 //! guest would talk to one host by IPv4 and to its namesake by IPv6.
 //!
+//! # Faults
+//!
+//! The user may want some names to be answered wrongly, late or not at all
+//! ([`Resolver::set_faults`]). That is decided by the name that the guest asks for, as
+//! it stands on the wire, and before anything else. Who waits for its delay counts as
+//! a query in flight. See `fault.rs` for what becomes of the answer.
+//!
 //! # Limits
 //!
 //! [`MAX_QUERIES_IN_FLIGHT`] queries wait for servers at a time, each with one
@@ -49,6 +56,7 @@
 //! Not handled: zone transfers (NOTIMP), updates (NOTIMP), multicast DNS.
 
 mod alias;
+mod fault;
 mod guests;
 mod host_config;
 mod local;
@@ -75,12 +83,14 @@ use hickory_proto::rr::Name;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::alias::Finding;
+use self::fault::Faulty;
 use self::host_config::{DNS_PORT, Follower};
 use self::local::LocalNames;
 use self::message::{ExtendedError, Query, Rejected, is_truncated, rcode};
 use self::upstream::{LeaveFrom, UDP_ANSWER_LEN, Upstreams};
 use super::dhcp::Lease;
 use crate::config::DnsConfig;
+use crate::impair::{DnsFate, DnsFault, Faults};
 use crate::net::AddressPlan;
 
 /// Queries waiting for servers at a time. Each holds a socket, so this is also
@@ -156,6 +166,7 @@ struct Shared {
     local: RefCell<LocalNames>,
     upstreams: Upstreams,
     names: Rc<NameTable>,
+    faults: RefCell<Rc<Faults>>,
     in_flight: Cell<usize>,
     streams: Cell<usize>,
 }
@@ -187,6 +198,7 @@ impl Resolver {
                 },
             ),
             names: Rc::default(),
+            faults: RefCell::default(),
             in_flight: Cell::new(0),
             streams: Cell::new(0),
             config,
@@ -208,13 +220,47 @@ impl Resolver {
             Err(Rejected::Drop) => return None,
             Err(Rejected::Reply(reply)) => return Some(reply),
         };
-        let reply = match self.answer_here(&query, &query.name, query.qtype) {
-            Some(reply) => reply,
-            None => self.answer_with_help(&query, transport).await?,
+        let fault = self.wait_out_delay(&query).await?;
+        let reply = match fault.map(|fault| fault::apply(&query, transport, &fault)) {
+            Some(Faulty::Reply(reply)) => reply,
+            Some(Faulty::Silence) => return None,
+            Some(Faulty::Truth) | None => self.true_answer(&query, transport).await?,
         };
         let reply = fit(&query, transport, reply);
         self.shared.names.learn(&query.name, &reply);
         Some(reply)
+    }
+
+    /// Waits as long as the user wants questions like this to wait; then there is
+    /// the fault that its answer has. `None`: too many are waiting.
+    async fn wait_out_delay(&self, query: &Query<'_>) -> Option<Option<DnsFault>> {
+        let DnsFate { delay, fault } = self.fate(query);
+        if !delay.is_zero() {
+            let _slot = Slot::take(&self.shared.in_flight, MAX_QUERIES_IN_FLIGHT)?;
+            tokio::time::sleep(delay).await;
+        }
+        Some(fault)
+    }
+
+    fn fate(&self, query: &Query<'_>) -> DnsFate {
+        let faults = Rc::clone(&self.shared.faults.borrow());
+        if !faults.concern_questions() {
+            return DnsFate::default();
+        }
+        let now = tokio::time::Instant::now().into_std();
+        faults.dns(now, &to_text(&query.name))
+    }
+
+    async fn true_answer(&self, query: &Query<'_>, transport: Transport) -> Option<Vec<u8>> {
+        match self.answer_here(query, &query.name, query.qtype) {
+            Some(reply) => Some(reply),
+            None => self.answer_with_help(query, transport).await,
+        }
+    }
+
+    /// Gives questions that come from now on these faults, and no others.
+    pub fn set_faults(&self, faults: Rc<Faults>) {
+        *self.shared.faults.borrow_mut() = faults;
     }
 
     /// Which names led guests to which addresses: those that are answered from now
