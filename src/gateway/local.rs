@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 
 use super::GatewayError;
 use crate::config::Config;
+use crate::impair::Faults;
 use crate::net::Checksum;
-use crate::services::dns::{Resolver, Transport};
+use crate::services::dns::{NameTable, Resolver, Transport};
 use crate::services::neighbourhood::{
     Handled, Lease, Neighbourhood, NeighbourhoodConfig, TransportChecksum,
 };
@@ -84,6 +85,19 @@ impl Services {
     /// The resolver; `None`: switched off.
     pub(super) const fn resolver(&self) -> Option<&Resolver> {
         self.resolver.as_ref()
+    }
+
+    /// Which names led guests to which addresses; empty without a resolver.
+    pub(super) fn names(&self) -> Rc<NameTable> {
+        let names = self.resolver.as_ref().map(Resolver::names);
+        names.unwrap_or_default()
+    }
+
+    /// Gives questions that come from now on these faults.
+    pub(super) fn set_faults(&self, faults: Rc<Faults>) {
+        if let Some(resolver) = &self.resolver {
+            resolver.set_faults(faults);
+        }
     }
 
     /// DHCP leases, those that have run out as well.

@@ -36,6 +36,7 @@ use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
+use crate::impair::{Faults, Rule};
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::DnsError;
 use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp};
@@ -187,7 +188,7 @@ impl Gateway {
         if let Some(watched) = link.with_link(|link| slirp.watch(link.readiness())) {
             watched.map_err(GatewayError::Start)?;
         }
-        Ok(Self {
+        let mut gateway = Self {
             slirp,
             link,
             services,
@@ -196,7 +197,18 @@ impl Gateway {
             control: Control::new(config, now)?,
             set_log_level: None,
             received: Traffic::default(),
-        })
+        };
+        gateway.set_faults(&config.impairments);
+        Ok(gateway)
+    }
+
+    /// Gives flows and questions that begin from now on the faults among `rules`, and
+    /// no others; their schedules begin now. Flows that are open keep what they have.
+    fn set_faults(&mut self, rules: &[Rule]) {
+        let faults = Rc::new(Faults::new(rules, Instant::now()));
+        let services = self.services.borrow();
+        services.set_faults(Rc::clone(&faults));
+        self.slirp.set_faults(faults, services.names());
     }
 
     /// The forwards as they stand.
