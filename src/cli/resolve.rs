@@ -315,7 +315,11 @@ fn config(
             },
             reports: Vec::new(),
         },
-        impairments: args.impair,
+        impairments: [args.latency, args.loss]
+            .into_iter()
+            .flatten()
+            .chain(args.impair)
+            .collect(),
         memory: args.memory,
         ready_fd: args.ready_fd,
         exit_fd: args.exit_fd,
