@@ -99,7 +99,7 @@ fn faults_have_a_rule_of_their_own() {
     };
     assert_eq!(rule("to 10.0.0.0/8 pass").effect, Effect::Pass);
     assert_eq!(tcp("port 80 refuse"), TcpFault::Refuse);
-    assert_eq!(tcp("black-hole"), TcpFault::BlackHole);
+    assert_eq!(tcp("black-hole proto udp"), TcpFault::BlackHole);
     assert_eq!(tcp("stall"), TcpFault::Stall);
     assert_eq!(tcp("half-open"), TcpFault::HalfOpen);
     assert_eq!(
@@ -227,7 +227,9 @@ fn what_is_wrong_is_said_with_what_is_right() {
         ("seed=x loss=1%", "write a whole number"),
         ("dns=maybe", "nxdomain, servfail, truncate, drop"),
         ("reset-after=10", "10k or 2M, or 500ms or 5s"),
-        ("proto udp refuse", "'refuse' is for TCP"),
+        ("proto udp stall", "'stall' is for TCP"),
+        ("proto icmp refuse", "'refuse' is for TCP"),
+        ("seed=9007199254740992 loss=1%", "0 to 9007199254740991"),
         ("to 192.0.2.1 dns=drop", "'name PATTERN'"),
         ("proto icmp port 7 pass", "have no ports"),
         ("down dns=drop", "'down'"),
