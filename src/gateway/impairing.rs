@@ -1,18 +1,34 @@
 //! Answers to clients of the control socket about rules of impairment.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::Gateway;
 use crate::control::RequestError;
 use crate::control::proto::{Impairment, Reply};
-use crate::impair::{Rule, RuleId, RuleInfo, RulesError};
+use crate::impair::{Faults, Rule, RuleId, RuleInfo, RulesError};
 
 impl Gateway {
+    /// Gives flows and questions that begin from now on the faults among the rules as
+    /// they stand, and no others. Flows that are open keep what they have.
+    pub(super) fn follow_rules(&mut self) {
+        let before = &self.faults;
+        let faults = self
+            .link
+            .look_at_impairment(|impairment| Faults::new(impairment.rules().standing(), before));
+        self.faults = Rc::new(faults.unwrap_or_default());
+        let services = self.services.borrow();
+        services.set_faults(Rc::clone(&self.faults));
+        self.slirp
+            .set_faults(Rc::clone(&self.faults), services.names());
+    }
+
     pub(super) fn set_rules(&mut self, rules: Vec<Rule>) -> Result<Reply, RequestError> {
         let now = Instant::now();
         self.link
             .with_impairment(|impairment| impairment.set(rules, now))
             .ok_or(RequestError::Stopping)??;
+        self.follow_rules();
         Ok(self.list_rules())
     }
 
@@ -22,6 +38,7 @@ impl Gateway {
             let id = impairment.add(rule, now)?;
             Ok(impairment.rules().get(id, now).map(listed))
         });
+        self.follow_rules();
         match added.ok_or(RequestError::Stopping)? {
             Ok(Some(rule)) => Ok(Reply::Impairment(Box::new(rule))),
             Ok(None) => Err(RequestError::Stopping),
@@ -33,6 +50,7 @@ impl Gateway {
         let removed = self
             .link
             .with_impairment(|impairment| impairment.remove(id));
+        self.follow_rules();
         if removed.ok_or(RequestError::Stopping)? {
             Ok(Reply::Done {})
         } else {

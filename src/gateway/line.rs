@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use super::impaired::Impaired;
 use crate::control::proto::Traffic;
-use crate::impair::NoNames;
+use crate::impair::Names;
 use crate::net::Offload;
 use crate::slirp::Outlet;
 use crate::tap::switch::PortInfo;
@@ -44,6 +44,8 @@ impl Wire {
 #[derive(Debug)]
 struct Attached {
     wire: Wire,
+    /// What the guest calls its remotes.
+    names: Rc<dyn Names>,
     /// `None` until there are rules.
     impairment: Option<Box<Impaired>>,
 }
@@ -106,10 +108,12 @@ impl Drop for Line {
 }
 
 impl Line {
-    pub(super) fn new(link: Box<dyn Link>) -> Self {
+    /// `names` knows what the guest calls its remotes.
+    pub(super) fn new(link: Box<dyn Link>, names: Rc<dyn Names>) -> Self {
         Self(LineOutlet {
             attached: Rc::new(RefCell::new(Some(Attached {
                 wire: Wire { link },
+                names,
                 impairment: None,
             }))),
             sent: Rc::default(),
@@ -144,9 +148,11 @@ impl Line {
     /// none yet. `None` without a link.
     pub(super) fn with_impairment<T>(&self, act: impl FnOnce(&mut Impaired) -> T) -> Option<T> {
         let mut attached = self.0.attached.borrow_mut();
-        let impairment = &mut attached.as_mut()?.impairment;
+        let Attached {
+            names, impairment, ..
+        } = attached.as_mut()?;
         Some(act(impairment.get_or_insert_with(|| {
-            Box::new(Impaired::new(Rc::new(NoNames)))
+            Box::new(Impaired::new(Rc::clone(names)))
         })))
     }
 

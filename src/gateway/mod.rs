@@ -39,7 +39,7 @@ use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
-use crate::impair::{Faults, Rule, RulesError};
+use crate::impair::{Faults, RulesError};
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::DnsError;
 use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp};
@@ -127,6 +127,8 @@ pub struct Gateway {
     /// `None` without control sockets.
     control: Option<Control>,
     set_log_level: Option<SetLogLevel>,
+    /// Those of the rules, for flows and questions that begin.
+    faults: Rc<Faults>,
     /// Frames from the link.
     received: Traffic,
 }
@@ -169,15 +171,15 @@ impl Gateway {
         };
         sockets.check()?;
         let uso = link.caps().uso;
-        let link = Line::new(link);
+        let now = Instant::now();
+        let (services, answers) = Services::new(config, now)?;
+        let link = Line::new(link, services.names());
         if !config.impairments.is_empty() {
             link.with_impairment(|impairment| {
                 impairment.set(config.impairments.clone(), Instant::now())
             })
             .transpose()?;
         }
-        let now = Instant::now();
-        let (services, answers) = Services::new(config, now)?;
         let services = Rc::new(RefCell::new(services));
         let parts = Parts {
             plan: config.plan.clone(),
@@ -208,19 +210,11 @@ impl Gateway {
             ports,
             control: Control::new(config, now)?,
             set_log_level: None,
+            faults: Rc::default(),
             received: Traffic::default(),
         };
-        gateway.set_faults(&config.impairments);
+        gateway.follow_rules();
         Ok(gateway)
-    }
-
-    /// Gives flows and questions that begin from now on the faults among `rules`, and
-    /// no others; their schedules begin now. Flows that are open keep what they have.
-    fn set_faults(&mut self, rules: &[Rule]) {
-        let faults = Rc::new(Faults::new(rules, Instant::now()));
-        let services = self.services.borrow();
-        services.set_faults(Rc::clone(&faults));
-        self.slirp.set_faults(faults, services.names());
     }
 
     /// The forwards as they stand.
@@ -275,6 +269,7 @@ impl Gateway {
             control.start(self.set_log_level.take());
         }
         self.link.start_schedules(Instant::now());
+        self.follow_rules();
         ready();
         loop {
             match self.round()? {

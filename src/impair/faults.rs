@@ -22,13 +22,13 @@
 //! `to` and `name` look at the remote. The port is that of whom the flow was for: the
 //! remote's where the guest began it, the guest's where a client did.
 //!
-//! The clock counts from when the rules were set up. Each rule counts what it has hit.
+//! Each rule counts what it has hit.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{DnsFault, Effect, MatchProtocol, Names, Rule, Schedule, TcpFault, Way};
+use super::{DnsFault, Effect, MAX_RULES, MatchProtocol, Names, Rule, RuleId, TcpFault, Way};
 use crate::policy::Party;
 
 /// A flow that begins, or a datagram.
@@ -61,20 +61,29 @@ pub struct DnsFate {
     pub fault: Option<DnsFault>,
 }
 
-/// The faults among the rules, with the time that their schedules count from.
+/// A rule as it stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'r> {
+    /// Its name.
+    pub id: RuleId,
+    /// The rule.
+    pub rule: &'r Rule,
+    /// When it was set up: what its schedule counts from.
+    pub since: Instant,
+}
+
+/// The faults among the rules: [`MAX_RULES`] at most.
 #[derive(Debug, Default)]
 pub struct Faults {
     entries: Vec<Entry>,
-    /// `None` for those that hold nothing.
-    since: Option<Instant>,
     kinds: Kinds,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// Where it stands among the rules that were given.
-    position: usize,
+    id: RuleId,
     rule: Rule,
+    since: Instant,
     hits: Cell<u64>,
 }
 
@@ -87,33 +96,32 @@ struct Kinds {
 }
 
 impl Faults {
-    /// The faults of `rules`, whose schedules begin `now`.
+    /// The faults of `rules`. Those that were in `before` go on counting.
     #[must_use]
-    pub fn new(rules: &[Rule], now: Instant) -> Self {
-        let mut kinds = Kinds::default();
-        let mut entries = Vec::new();
-        for (position, rule) in rules.iter().enumerate() {
-            match &rule.effect {
-                Effect::Packets(_) => continue,
-                Effect::Pass => {}
-                Effect::Tcp(_) if rule.matcher.protocol == Some(MatchProtocol::Udp) => {
-                    kinds.udp = true;
-                }
-                Effect::Tcp(_) => kinds.tcp = true,
-                Effect::Dns(_) => kinds.dns = true,
-            }
-            let (rule, hits) = (rule.clone(), Cell::new(0));
-            entries.push(Entry {
-                position,
-                rule,
-                hits,
+    pub fn new<'r>(rules: impl Iterator<Item = Standing<'r>>, before: &Self) -> Self {
+        let mut faults = Self::default();
+        let relevant = rules.filter(|s| !matches!(s.rule.effect, Effect::Packets(_)));
+        for Standing { id, rule, since } in relevant.take(MAX_RULES) {
+            faults.kinds.add(rule);
+            faults.entries.push(Entry {
+                id,
+                rule: rule.clone(),
+                since,
+                hits: Cell::new(before.hits(id)),
             });
         }
-        Self {
-            entries,
-            since: Some(now),
-            kinds,
-        }
+        faults
+    }
+
+    /// The faults of `rules`, all set up `now`, named from 1 on.
+    #[must_use]
+    pub fn of(rules: &[Rule], now: Instant) -> Self {
+        let standing = (1..).zip(rules).map(|(id, rule)| Standing {
+            id: RuleId(id),
+            rule,
+            since: now,
+        });
+        Self::new(standing, &Self::default())
     }
 
     /// The fault of a TCP flow that begins.
@@ -170,12 +178,11 @@ impl Faults {
         fate
     }
 
-    /// How often each of the rules has hit, by its place among those given.
-    pub fn hits(&self) -> impl Iterator<Item = (usize, u64)> {
-        let faults = self.entries.iter();
-        faults
-            .filter(|entry| entry.rule.effect != Effect::Pass)
-            .map(|entry| (entry.position, entry.hits.get()))
+    /// How many flows, datagrams and questions a rule has given its fault.
+    #[must_use]
+    pub fn hits(&self, id: RuleId) -> u64 {
+        let entry = self.entries.iter().find(|entry| entry.id == id);
+        entry.map_or(0, |entry| entry.hits.get())
     }
 
     fn flow_fault(
@@ -203,10 +210,19 @@ impl Faults {
     }
 
     fn in_force(&self, now: Instant) -> impl Iterator<Item = &Entry> {
-        let since = self.since.unwrap_or(now);
-        let age = now.saturating_duration_since(since);
-        let entries = self.entries.iter();
-        entries.filter(move |entry| entry.rule.schedule.covers(age))
+        let is_in_force = move |e: &&Entry| e.rule.schedule.is_in_force(e.since, now);
+        self.entries.iter().filter(is_in_force)
+    }
+}
+
+impl Kinds {
+    fn add(&mut self, rule: &Rule) {
+        match &rule.effect {
+            Effect::Tcp(_) if rule.matcher.protocol == Some(MatchProtocol::Udp) => self.udp = true,
+            Effect::Tcp(_) => self.tcp = true,
+            Effect::Dns(_) => self.dns = true,
+            Effect::Pass | Effect::Packets(_) => {}
+        }
     }
 }
 
@@ -240,26 +256,6 @@ impl Entry {
         let is_of_flows = self.rule.effect == Effect::Pass
             && (matcher.to, matcher.ports, matcher.protocol) != (None, None, None);
         !is_of_flows && matcher.name.as_ref().is_none_or(|p| p.matches(name))
-    }
-}
-
-impl Schedule {
-    /// True when what was set up so long ago is in force.
-    fn covers(&self, age: Duration) -> bool {
-        match age.checked_sub(self.at) {
-            Some(inside) => self.lasts.is_none_or(|lasts| inside < lasts),
-            None => false,
-        }
-    }
-}
-
-/// Knows no names.
-#[derive(Debug, Clone, Copy)]
-pub struct Nameless;
-
-impl Names for Nameless {
-    fn any_like(&self, _addr: std::net::IpAddr, _pattern: &super::NamePattern) -> bool {
-        false
     }
 }
 

@@ -7,9 +7,9 @@
 //! asks; who terminates flows (`slirp`) and names (`services`) asks for
 //! [`TcpFault`] and [`DnsFault`].
 
-mod faults;
 mod dice;
 mod effect;
+mod faults;
 mod frame;
 mod held;
 mod names;
@@ -26,10 +26,10 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use self::faults::{Beginning, DnsFate, Faults, Nameless};
 pub use self::effect::{
     Bursts, Distribution, Loss, MAX_DELAY, Order, PacketEffect, Rate, Rates, Share,
 };
+pub use self::faults::{Beginning, DnsFate, Faults, Standing};
 pub use self::held::{Intact, MAX_HELD_BYTES};
 pub use self::names::NoNames;
 pub use self::series::{
@@ -271,7 +271,7 @@ pub enum DnsFault {
 }
 
 /// Knows which names the guest has resolved to an address.
-pub trait Names {
+pub trait Names: fmt::Debug {
     /// True when one of the names that led to `addr` is like `pattern`.
     fn any_like(&self, addr: IpAddr, pattern: &NamePattern) -> bool;
 

@@ -33,7 +33,7 @@ use super::frame::About;
 use super::held::{Budget, Held, Intact, Queue};
 use super::names::NameCache;
 use super::wire::{Departure, Sent, Wire};
-use super::{Direction, Effect, MAX_RULES, Names, PacketEffect, Rule};
+use super::{Direction, Effect, MAX_RULES, Names, PacketEffect, Rule, Standing};
 use crate::net::{Checksum, Medium, Offload};
 use crate::wire::segment::Segmenter;
 
@@ -293,6 +293,15 @@ impl Impairment {
             in_force: live.rule.schedule.is_in_force(live.since, now),
             up: live.up,
             down: live.down,
+        })
+    }
+
+    /// The rules in their order, for [`Faults`](super::Faults).
+    pub fn standing(&self) -> impl Iterator<Item = Standing<'_>> {
+        self.series.rules.iter().map(|live| Standing {
+            id: live.id,
+            rule: &live.rule,
+            since: live.since,
         })
     }
 

@@ -1,12 +1,13 @@
 use std::net::IpAddr;
 
-use super::super::{Matcher, NamePattern, PacketEffect};
+use super::super::{Matcher, NamePattern, NoNames, PacketEffect, Schedule};
 use super::*;
 use crate::policy::PortRange;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Every address is `www.example.com`.
+#[derive(Debug)]
 struct Www;
 
 impl Names for Www {
@@ -67,12 +68,17 @@ fn flow(by: Party) -> Beginning {
 
 fn tcp(rules: &[Rule], by: Party) -> Option<TcpFault> {
     let now = Instant::now();
-    Faults::new(rules, now).tcp(now, flow(by), &Www)
+    Faults::of(rules, now).tcp(now, flow(by), &Www)
 }
 
 fn udp(rules: &[Rule]) -> Option<TcpFault> {
     let now = Instant::now();
-    Faults::new(rules, now).udp(now, flow(Party::Guest), &Www)
+    Faults::of(rules, now).udp(now, flow(Party::Guest), &Www)
+}
+
+/// Of the rules that were given, in order.
+fn hits(faults: &Faults, rules: u64) -> Vec<u64> {
+    (1..=rules).map(|id| faults.hits(RuleId(id))).collect()
 }
 
 #[test]
@@ -80,7 +86,7 @@ fn the_first_fault_that_matches_counts() {
     let refuse = Some(TcpFault::Refuse);
     for (rules, expected) in [
         (&[][..], None),
-        (&[rule(Effect::Packets(PacketEffect {}))], None),
+        (&[rule(Effect::Packets(PacketEffect::default()))], None),
         (&[rule(REFUSE), rule(STALL)], refuse),
         (&[to("192.0.2.0/24", REFUSE), rule(STALL)], refuse),
         (&[to("198.51.100.0/24", STALL), rule(REFUSE)], refuse),
@@ -142,7 +148,7 @@ fn schedules_count_from_when_the_rules_were_set_up() {
     };
     let mut late = rule(STALL);
     late.schedule.at = 11 * SECOND;
-    let faults = Faults::new(&[limited, late], start);
+    let faults = Faults::of(&[limited, late], start);
     for (at, expected) in [
         (0, None),
         (9_999, None),
@@ -152,20 +158,45 @@ fn schedules_count_from_when_the_rules_were_set_up() {
         (1_000_000, Some(TcpFault::Stall)),
     ] {
         let now = start + Duration::from_millis(at);
-        let fault = faults.tcp(now, flow(Party::Guest), &Nameless);
+        let fault = faults.tcp(now, flow(Party::Guest), &NoNames);
         assert_eq!(fault, expected, "{at} ms");
     }
-    assert_eq!(faults.hits().collect::<Vec<_>>(), [(0, 2), (1, 2)]);
+    assert_eq!(hits(&faults, 2), [2, 2]);
     // A clock that goes back a little is no reason to panic.
     let before = start.checked_sub(SECOND).expect("some uptime");
-    assert_eq!(faults.tcp(before, flow(Party::Guest), &Nameless), None);
+    assert_eq!(faults.tcp(before, flow(Party::Guest), &NoNames), None);
+}
+
+/// What stays goes on as it was: its schedule and its count.
+#[test]
+fn rules_come_and_go_and_the_others_stay() {
+    let start = Instant::now();
+    let mut short = rule(REFUSE);
+    short.schedule.lasts = Some(10 * SECOND);
+    let stall = rule(STALL);
+    let standing = |id, rule, since| Standing {
+        id: RuleId(id),
+        rule,
+        since,
+    };
+    let first = standing(1, &short, start);
+    let before = Faults::new([first].into_iter(), &Faults::default());
+    let ask = |faults: &Faults, at: u32| faults.tcp(start + SECOND * at, flow(Party::Guest), &Www);
+    assert_eq!(ask(&before, 9), Some(TcpFault::Refuse));
+    let second = standing(2, &stall, start + 9 * SECOND);
+    let after = Faults::new([first, second].into_iter(), &before);
+    assert_eq!(ask(&after, 9), Some(TcpFault::Refuse));
+    assert_eq!(ask(&after, 10), Some(TcpFault::Stall));
+    assert_eq!(hits(&after, 3), [2, 1, 0]);
+    let last = Faults::new([second].into_iter(), &after);
+    assert_eq!(hits(&last, 3), [0, 1, 0]);
 }
 
 #[test]
 fn delays_add_up_in_front_of_the_first_fault() {
     let now = Instant::now();
     let delay = |ms| Effect::Dns(DnsFault::Delay(Duration::from_millis(ms)));
-    let faults = Faults::new(
+    let faults = Faults::of(
         &[
             rule(REFUSE),
             rule(delay(100)),
@@ -187,8 +218,7 @@ fn delays_add_up_in_front_of_the_first_fault() {
         let delay = Duration::from_millis(ms);
         assert_eq!(faults.dns(now, name), DnsFate { delay, fault }, "{name}");
     }
-    let hits: Vec<_> = faults.hits().collect();
-    assert_eq!(hits, [(0, 0), (1, 4), (3, 3), (5, 2), (6, 0), (7, 1)]);
+    assert_eq!(hits(&faults, 8), [0, 4, 0, 3, 0, 2, 0, 1]);
 }
 
 #[test]

@@ -60,6 +60,8 @@ struct Entries {
     by_age: BTreeMap<u64, IpAddr>,
     /// The age that the last answer got; the first one gets 1.
     last_age: u64,
+    /// Counted up when a name comes or goes, but for those whose time runs out.
+    version: u64,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +77,15 @@ struct Named {
     /// In lower case, without trailing dot.
     name: Rc<str>,
     until: Instant,
+}
+
+/// What was known of a name when it was noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    /// Nothing, or nothing any more.
+    New,
+    /// It.
+    Again,
 }
 
 impl NameTable {
@@ -134,8 +145,9 @@ impl NameTable {
         if name.is_empty() || name.len() > MAX_NAME_LEN {
             return;
         }
-        let until = now() + ttl.min(MAX_TTL) + GRACE;
-        self.entries.borrow_mut().note(addr, name, until);
+        let now = now();
+        let until = now + ttl.min(MAX_TTL) + GRACE;
+        self.entries.borrow_mut().note(addr, name, now, until);
     }
 
     /// What `read` makes of the first name of `addr` that it makes something of.
@@ -153,15 +165,19 @@ impl Names for NameTable {
         let is_like = |name: &Rc<str>| pattern.matches(name).then_some(());
         self.find(addr, is_like).is_some()
     }
+
+    fn version(&self) -> Option<u64> {
+        Some(self.entries.borrow().version)
+    }
 }
 
 impl Entries {
-    fn note(&mut self, addr: IpAddr, name: &str, until: Instant) {
+    fn note(&mut self, addr: IpAddr, name: &str, now: Instant, until: Instant) {
         if !self.by_address.contains_key(&addr) && self.by_address.len() >= MAX_ADDRESSES {
             self.remove_oldest();
         }
         let entry = self.by_address.entry(addr).or_default();
-        entry.note(name, until);
+        self.version += u64::from(entry.note(name, now, until) == Noted::New);
         self.by_age.remove(&entry.age);
         self.last_age += 1;
         entry.age = self.last_age;
@@ -177,16 +193,19 @@ impl Entries {
 
 impl Entry {
     /// Puts a name in front.
-    fn note(&mut self, name: &str, until: Instant) {
+    fn note(&mut self, name: &str, now: Instant, until: Instant) -> Noted {
         let known = self.names.iter().position(|named| *named.name == *name);
-        let name = match known {
-            Some(at) => self.names.remove(at).name,
-            None => name.into(),
-        };
+        let known = known.map(|at| self.names.remove(at));
         if self.names.is_full() {
             self.names.pop();
         }
+        let noted = match &known {
+            Some(named) if named.until > now => Noted::Again,
+            _ => Noted::New,
+        };
+        let name = known.map_or_else(|| name.into(), |named| named.name);
         self.names.insert(0, Named { name, until });
+        noted
     }
 }
 

@@ -31,7 +31,9 @@ async fn names_stand_the_newest_first_and_run_out() {
     let table = NameTable::default();
     let at = addr("192.0.2.1");
     table.note(at, "a.example", MINUTE);
+    let version = table.version();
     table.note(at, "b.example", 10 * MINUTE);
+    assert_ne!(table.version(), version);
     assert_eq!(names(&table, "192.0.2.1"), ["b.example", "a.example"]);
     assert_eq!(
         names(&table, "::ffff:192.0.2.1"),
@@ -41,8 +43,10 @@ async fn names_stand_the_newest_first_and_run_out() {
     assert!(like(&table, "192.0.2.1", "A.Example."));
     assert!(!like(&table, "192.0.2.2", "*"));
     // Answered again: first again.
+    let version = table.version();
     table.note(at, "a.example", MINUTE);
     assert_eq!(names(&table, "192.0.2.1"), ["a.example", "b.example"]);
+    assert_eq!(table.version(), version, "nothing is new");
     for n in 0..MAX_NAMES {
         table.note(at, &format!("{n}.example"), Duration::ZERO);
     }
@@ -54,6 +58,9 @@ async fn names_stand_the_newest_first_and_run_out() {
     tokio::time::advance(30 * MINUTE).await;
     assert!(names(&table, "192.0.2.1").is_empty());
     assert!(!like(&table, "192.0.2.1", "*"));
+    let version = table.version();
+    table.note(at, "late.example", MINUTE);
+    assert_ne!(table.version(), version, "it was forgotten");
 }
 
 #[tokio::test]

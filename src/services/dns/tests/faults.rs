@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::super::testing::{Upstream, ask, config, edns_query, plan, query, resolver};
 use super::super::{MAX_QUERIES_IN_FLIGHT, Resolver, Transport};
 use crate::config::DnsConfig;
-use crate::impair::{DnsFault, Effect, Faults, Matcher, NamePattern, Rule, Schedule, Way};
+use crate::impair::{DnsFault, Effect, Faults, Matcher, NamePattern, Rule, RuleId, Schedule, Way};
 
 const MS: Duration = Duration::from_millis(1);
 const ZONE: &[(&str, &str)] = &[
@@ -32,7 +32,7 @@ fn rule(pattern: &str, effect: Effect) -> Rule {
 }
 
 fn set(resolver: &Resolver, rules: &[Rule]) -> Rc<Faults> {
-    let faults = Rc::new(Faults::new(rules, Instant::now().into_std()));
+    let faults = Rc::new(Faults::of(rules, Instant::now().into_std()));
     resolver.set_faults(Rc::clone(&faults));
     faults
 }
@@ -179,7 +179,8 @@ async fn a_delay_is_as_long_as_it_says() {
         assert_eq!(start.elapsed(), MS * ms, "{name}");
         assert_eq!(answer.metadata.response_code, code, "{name}");
     }
-    assert_eq!(faults.hits().collect::<Vec<_>>(), [(0, 2), (1, 3), (2, 1)]);
+    let hits = [1, 2, 3].map(|id| faults.hits(RuleId(id)));
+    assert_eq!(hits, [2, 3, 1]);
 }
 
 /// A question meets the rules that are in force when it comes.
