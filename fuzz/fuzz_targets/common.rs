@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use gw::net::{AddressPlan, Checksum, MacAddr, Mtu, Offload, PlanV4, PlanV6};
 use gw::policy::{Exposed, HostLoopback, Policy};
 use gw::services::neighbourhood::{Neighbourhood, NeighbourhoodConfig, TransportChecksum};
-use gw::slirp::{HostSockets, Local, Outlet, Parts, Slirp};
+use gw::slirp::{HostSockets, Local, Outlet, Parts, Slirp, Telling};
 use gw::tap::Medium;
 use gw::wire::segment::Segmenter;
 
@@ -95,6 +95,7 @@ impl World {
             memory: 4 << 20,
             descriptors: 600,
             uso: true,
+            events: Telling::On,
             outlet: Box::new(sink),
             local: Box::new(Neighbours(Neighbourhood::new(
                 NeighbourhoodConfig::new(plan()),

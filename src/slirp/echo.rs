@@ -22,10 +22,11 @@ use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
 use super::errqueue::{self, socket_addr};
+use super::events::{Ending, Kept};
 use super::flow::{Idle, Slots, Table, Token};
 use super::reactor::Readiness;
 use super::sockets::{EchoKind, set_hop_limit};
-use crate::policy::{Protocol, Verdict};
+use crate::policy::{HowEnded, Protocol, Verdict};
 use crate::wire::icmp::{Echo as EchoMessage, echo_reply};
 
 /// Flows at most.
@@ -51,6 +52,7 @@ struct Flow {
     kind: EchoKind,
     hop_limit: Option<u8>,
     active: Instant,
+    account: Kept,
 }
 
 impl Idle for Flow {
@@ -152,7 +154,7 @@ impl Echo {
         }
         if self.flows.is_full() {
             for oldest in self.flows.longest_idle(1) {
-                self.remove(oldest);
+                self.remove(core, oldest, Ending::ours(HowEnded::Evicted));
             }
         }
         let (socket, kind) = core.sockets.echo(request.dst)?;
@@ -168,6 +170,7 @@ impl Echo {
                 kind,
                 hop_limit: None,
                 active,
+                account: None,
             })
         });
         watched?;
@@ -177,8 +180,9 @@ impl Echo {
         Ok(token)
     }
 
-    fn remove(&mut self, token: Token) {
+    fn remove(&mut self, core: &mut Core, token: Token, ending: Ending) {
         if let Some(flow) = self.flows.remove(token) {
+            core.events.close(core.now, flow.account, ending);
             self.index.remove(&(flow.guest, flow.ident));
         }
     }
@@ -217,9 +221,17 @@ impl Echo {
     }
 
     /// Removes idle flows.
-    pub(crate) fn poll_timers(&mut self, now: Instant) {
-        for token in self.flows.idle(now) {
-            self.remove(token);
+    pub(crate) fn poll_timers(&mut self, core: &mut Core) {
+        for token in self.flows.idle(core.now) {
+            self.remove(core, token, Ending::ours(HowEnded::Idle));
+        }
+    }
+
+    /// Ends every flow.
+    pub(crate) fn end_all(&mut self, core: &mut Core, ending: Ending) {
+        let tokens: Vec<Token> = self.flows.iter().map(|(token, _)| token).collect();
+        for token in tokens {
+            self.remove(core, token, ending);
         }
     }
 
