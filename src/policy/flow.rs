@@ -46,9 +46,9 @@ pub struct FlowOpened {
     pub protocol: Protocol,
     /// Who began it: the guest or the host.
     pub by: Party,
-    /// The guest's end.
+    /// The guest's end; its port is the identifier of an echo flow.
     pub guest: SocketAddr,
-    /// The other end, as the guest sees it.
+    /// The other end, as the guest sees it; an echo flow's port is 0.
     pub remote: SocketAddr,
 }
 

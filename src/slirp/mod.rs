@@ -40,6 +40,7 @@ mod ingress;
 mod lwip;
 mod neighbours;
 mod packet;
+mod pairs;
 mod reactor;
 mod reassembly;
 mod sockets;

@@ -23,7 +23,6 @@
 //! times: [`IDLE_DNS`], [`IDLE_UNANSWERED`], [`IDLE_ANSWERED`] (RFC 4787 REQ-5).
 
 mod batch;
-mod pairs;
 mod receive;
 
 use std::collections::HashMap;
@@ -35,7 +34,6 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 pub(crate) use self::batch::{Batch, Local};
-use self::pairs::{Pairs, Passed};
 pub(crate) use self::receive::{Datagram, Pace, Receiver};
 use super::Core;
 use super::counters::DropReason;
@@ -46,6 +44,7 @@ use super::flow::{FlowKey, Idle, Slots, Table, Token};
 use super::flows::{Direction, FlowInfo, FlowState};
 use super::lwip::FrameBuf;
 use super::packet::IpPacket;
+use super::pairs::{Pairs, Passed};
 use super::reactor::Readiness;
 use super::sockets::{set_dont_fragment, set_hop_limit};
 use crate::policy::{FlowVerdict, HowEnded, Party, Protocol, Verdict};
@@ -55,7 +54,7 @@ use crate::wire;
 pub(crate) const MAX_FLOWS: usize = 8192;
 
 /// Idle limit of a flow that only ever asked port 53.
-const IDLE_DNS: Duration = Duration::from_secs(10);
+pub(crate) const IDLE_DNS: Duration = Duration::from_secs(10);
 /// Idle limit of a flow that was never answered.
 pub(crate) const IDLE_UNANSWERED: Duration = Duration::from_secs(30);
 /// Idle limit of a flow with traffic both ways.

@@ -1,6 +1,7 @@
-//! Whom a guest's UDP socket talks to, one by one: what is told of as flows.
+//! Whom a guest's socket talks to, one by one: what is told of as flows, of UDP
+//! and echo.
 //!
-//! A flow of the table is a socket of the guest, whoever it talks to; a flow that
+//! A flow of the tables is a socket of the guest, whoever it talks to; a flow that
 //! is told of is a pair of that and a remote. Pairs exist only where events are
 //! wanted. Each has the idle limit that a flow has, and ends with its flow at the
 //! latest.
@@ -9,10 +10,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::super::egress::Problem;
-use super::super::events::{Account, Ending, Ends, Events, verdict_of_problem};
-use super::super::flow::Token;
-use super::{IDLE_ANSWERED, IDLE_DNS, IDLE_UNANSWERED};
+use super::egress::Problem;
+use super::events::{Account, Ending, Ends, Events, verdict_of_problem};
+use super::flow::Token;
+use super::udp::{IDLE_ANSWERED, IDLE_DNS, IDLE_UNANSWERED};
 use crate::policy::{FlowVerdict, HowEnded, Party};
 
 /// Remotes of one socket of the guest; the longest idle makes room.
@@ -26,23 +27,23 @@ struct Pair {
 
 /// Something that went between a guest's socket and a remote.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Passed {
-    pub(super) ends: Ends,
+pub(crate) struct Passed {
+    pub(crate) ends: Ends,
     /// The remote as the host sees it.
-    pub(super) peer: SocketAddr,
-    pub(super) bytes: u64,
-    pub(super) datagrams: u64,
+    pub(crate) peer: SocketAddr,
+    pub(crate) bytes: u64,
+    pub(crate) datagrams: u64,
 }
 
 /// The pairs of one flow, by the remote as the host sees it.
 #[derive(Debug)]
-pub(super) struct Pairs {
+pub(crate) struct Pairs {
     id: Token,
     pairs: HashMap<SocketAddr, Pair>,
 }
 
 impl Pairs {
-    pub(super) fn new(id: Token) -> Self {
+    pub(crate) fn new(id: Token) -> Self {
         Self {
             id,
             pairs: HashMap::new(),
@@ -50,7 +51,7 @@ impl Pairs {
     }
 
     /// The guest has sent.
-    pub(super) fn sent(&mut self, events: &mut Events, now: Instant, passed: Passed) {
+    pub(crate) fn sent(&mut self, events: &mut Events, now: Instant, passed: Passed) {
         let Some(pair) = self.pair(events, now, passed, Party::Guest) else {
             return;
         };
@@ -59,7 +60,7 @@ impl Pairs {
     }
 
     /// The guest was sent something.
-    pub(super) fn received(&mut self, events: &mut Events, now: Instant, passed: Passed) {
+    pub(crate) fn received(&mut self, events: &mut Events, now: Instant, passed: Passed) {
         let Some(pair) = self.pair(events, now, passed, Party::Host) else {
             return;
         };
@@ -75,7 +76,7 @@ impl Pairs {
 
     /// The network, or the host, said that what the guest sent went nowhere. That
     /// ends a pair that was never answered.
-    pub(super) fn failed(
+    pub(crate) fn failed(
         &mut self,
         events: &mut Events,
         now: Instant,
@@ -133,7 +134,7 @@ impl Pairs {
     }
 
     /// Ends pairs whose time has run out. Gives back when the next one's has.
-    pub(super) fn end_idle(&mut self, events: &mut Events, now: Instant) -> Option<Instant> {
+    pub(crate) fn end_idle(&mut self, events: &mut Events, now: Instant) -> Option<Instant> {
         let idle = self
             .pairs
             .extract_if(|peer, pair| pair.active + limit(*peer, pair) <= now);
@@ -147,7 +148,7 @@ impl Pairs {
     }
 
     /// The flow has ended, and so have all of its pairs.
-    pub(super) fn end(self, events: &mut Events, now: Instant, ending: Ending) {
+    pub(crate) fn end(self, events: &mut Events, now: Instant, ending: Ending) {
         for pair in self.pairs.into_values() {
             events.close_pair(now, pair.account, ending);
         }
