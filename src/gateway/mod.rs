@@ -38,7 +38,7 @@ use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::DnsError;
-use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp};
+use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp, Telling};
 use crate::tap::Link;
 use crate::tap::sys::watch_readable;
 
@@ -179,6 +179,7 @@ impl Gateway {
             memory: config.memory,
             descriptors: descriptors().saturating_sub(listeners(config)),
             uso,
+            events: Telling::Off,
             outlet: Box::new(link.outlet()),
             local: Box::new(Rc::clone(&services)),
         };

@@ -7,6 +7,7 @@
 //! asks; who terminates flows (`slirp`) and names (`services`) asks for
 //! [`TcpFault`] and [`DnsFault`].
 
+mod faults;
 mod spec;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use self::faults::{Beginning, DnsFate, Faults, Nameless};
 pub use self::spec::RuleError;
 use crate::policy::PortRange;
 
@@ -85,6 +87,24 @@ pub enum MatchProtocol {
 /// example.com, not that itself; `*` is every name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NamePattern(pub(crate) String);
+
+impl NamePattern {
+    /// True for a name like this, without regard to case and trailing dots.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        let pattern = self.0.trim_end_matches('.');
+        let name = name.trim_end_matches('.');
+        let Some(zone) = pattern.strip_prefix('*') else {
+            return name.eq_ignore_ascii_case(pattern);
+        };
+        // `zone` begins with a dot, or is empty.
+        let below = name.len().checked_sub(zone.len());
+        below
+            .filter(|at| *at > 0 || zone.is_empty())
+            .and_then(|at| name.get(at..))
+            .is_some_and(|end| end.eq_ignore_ascii_case(zone))
+    }
+}
 
 /// When a rule is in force: from `at` after it was set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
