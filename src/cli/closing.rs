@@ -27,7 +27,11 @@ impl Closing {
     pub(crate) fn prepare(config: &ObserveConfig) -> Result<Self, Failure> {
         let reports = config.reports.iter().map(|path| ReportFile::open(path));
         let reports = reports.collect::<Result<Vec<_>, _>>()?;
-        let keep = if reports.is_empty() { Keep::Sums } else { Keep::Flows };
+        let keep = if reports.is_empty() {
+            Keep::Sums
+        } else {
+            Keep::Flows
+        };
         let wanted = config.summary == Summary::AtTheEnd || !reports.is_empty();
         let tally = wanted.then(|| SharedTally::new(Tally::new(Instant::now(), keep)));
         Ok(Self {
@@ -40,7 +44,9 @@ impl Closing {
     /// What is to hear of flows.
     pub(crate) fn sinks(&self) -> Vec<Box<dyn Sink>> {
         let tally = self.tally.iter().cloned();
-        tally.map(|tally| Box::new(tally) as Box<dyn Sink>).collect()
+        tally
+            .map(|tally| Box::new(tally) as Box<dyn Sink>)
+            .collect()
     }
 
     /// Tells it, of a gateway that has ended. A report is about a command.

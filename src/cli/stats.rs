@@ -41,7 +41,11 @@ pub(crate) fn text(summary: &Summary, style: Style) -> String {
         let _ = writeln!(text, "{}", table(summary, style));
     }
     if !overview.dropped.is_empty() {
-        let _ = writeln!(text, "Packets not carried: {}", counts(overview.dropped.iter()));
+        let _ = writeln!(
+            text,
+            "Packets not carried: {}",
+            counts(overview.dropped.iter())
+        );
     }
     let gateway = &overview.gateway;
     let _ = write!(
@@ -108,7 +112,14 @@ fn table(summary: &Summary, style: Style) -> Table {
         }
     }
     table.set_header([
-        "Remote", "Flows", "Nowhere", "Received", "Sent", "Again", "Connect", "Round trip",
+        "Remote",
+        "Flows",
+        "Nowhere",
+        "Received",
+        "Sent",
+        "Again",
+        "Connect",
+        "Round trip",
     ]);
     for remote in &summary.remotes {
         let times = |times: Option<crate::observe::report::TimesRow>| {

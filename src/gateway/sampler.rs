@@ -55,7 +55,9 @@ impl Sampler {
         }
         // What has passed since the last look belongs to the interval that ends
         // now, not to the one that begins.
-        let at = now.duration_since(since).saturating_sub(Duration::from_nanos(1));
+        let at = now
+            .duration_since(since)
+            .saturating_sub(Duration::from_nanos(1));
         self.rates.look(at, passed);
         let interval = FIRST_INTERVAL.as_nanos();
         let missed = now.duration_since(since).as_nanos() / interval + 1;
