@@ -7,6 +7,7 @@
 //! [`Observer`], a thread of its own, and go as [`Record`]s to every [`Sink`].
 
 pub mod human;
+pub mod metrics;
 pub mod names;
 mod observer;
 pub mod process;
