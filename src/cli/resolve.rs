@@ -17,6 +17,7 @@ use crate::forward::{AutoPublish, ForwardSpec, PublishOption};
 use crate::gateway::random_seed;
 use crate::impair::{MAX_RULES, Rule, RulesError};
 use crate::net::{AddressPlan, Mtu, gateway_mac};
+use crate::observe::report::output::{self, ReportError};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
 use crate::tap::switch::MAX_PORTS;
@@ -74,6 +75,9 @@ pub(crate) enum UsageError {
     /// There is no namespace whose sockets could be looked at.
     #[error("--publish auto is for namespaces; name the ports, like -p 8080:80")]
     AutoWithoutNamespace,
+    /// A report that could not be written.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// A link that makes no sense.
     #[error("{0}")]
     Link(#[from] LinkSpecError),
@@ -149,6 +153,7 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
     let (mode, interface, gateway) = match (cli.command, cli.netns) {
         (Some(Command::Serve(serve)), _) => return links(serve.link, serve.gateway),
         (Some(Command::Run(run)), _) => {
+            output::check(&run.report)?;
             reports = run.report;
             let identity = if run.map_root {
                 Identity::Root

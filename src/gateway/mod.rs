@@ -15,11 +15,14 @@ mod impaired;
 mod impairing;
 mod line;
 mod local;
+mod metrics;
+mod sampler;
 
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::rc::Rc;
@@ -35,14 +38,19 @@ use self::forwards::Ports;
 pub use self::impaired::random_seed;
 use self::line::Line;
 use self::local::{DnsAnswer, Services};
+use self::metrics::Metrics;
+use self::sampler::Sampler;
 use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
 use crate::impair::{Faults, RulesError};
+use crate::observe;
+use crate::observe::rates::Bytes;
+use crate::observe::report::{Figures, Frames};
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::DnsError;
-use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp};
+use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp, Telling};
 use crate::tap::Link;
 use crate::tap::sys::watch_readable;
 
@@ -89,6 +97,8 @@ pub struct Ended {
     pub end: End,
     /// What was dropped while it ran.
     pub counters: Counters,
+    /// What summaries and reports say besides flows.
+    pub figures: Figures,
 }
 
 /// A gateway could not be built, or failed.
@@ -106,6 +116,14 @@ pub enum GatewayError {
     /// A control socket cannot be made.
     #[error(transparent)]
     Control(#[from] SocketError),
+    /// Metrics cannot be served at this address.
+    #[error("cannot serve metrics at {addr}: {source}; choose another place with --metrics")]
+    Metrics {
+        /// Where.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// A port cannot be published or exposed.
     #[error(transparent)]
     Forward(#[from] ForwardError),
@@ -131,6 +149,9 @@ pub struct Gateway {
     faults: Rc<Faults>,
     /// Frames from the link.
     received: Traffic,
+    sampler: Sampler,
+    /// `None` without `--metrics`.
+    metrics: Option<Metrics>,
 }
 
 impl fmt::Debug for Gateway {
@@ -194,6 +215,7 @@ impl Gateway {
             memory: config.memory,
             descriptors: descriptors().saturating_sub(listeners(config)),
             uso,
+            events: Telling::Off,
             outlet: Box::new(link.outlet()),
             local: Box::new(Rc::clone(&services)),
         };
@@ -212,6 +234,8 @@ impl Gateway {
             set_log_level: None,
             faults: Rc::default(),
             received: Traffic::default(),
+            sampler: Sampler::new(&config.observe, now),
+            metrics: Metrics::new(config)?,
         };
         gateway.follow_rules();
         Ok(gateway)
@@ -247,9 +271,12 @@ impl Gateway {
                     .await
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
+                let counters = self.slirp.counters().clone();
+                let figures = self.figures(&counters);
                 Ok(Ended {
                     end,
-                    counters: self.slirp.counters().clone(),
+                    counters,
+                    figures,
                 })
             })
             .await
@@ -270,6 +297,10 @@ impl Gateway {
         }
         self.link.start_schedules(Instant::now());
         self.follow_rules();
+        if let Some(metrics) = &mut self.metrics {
+            metrics.start();
+        }
+        self.sampler.begin(Instant::now());
         ready();
         loop {
             match self.round()? {
@@ -289,6 +320,7 @@ impl Gateway {
                         if let ControlFlow::Break(reason) = self.do_waiting_commands() {
                             return Ok(End::Asked(reason));
                         }
+                        self.answer_waiting_questions();
                         self.ports.poll(Instant::now(), &mut self.slirp);
                     }
                     continue;
@@ -311,6 +343,7 @@ impl Gateway {
                 // a new edge.
                 guard = events.readable() => guard?.clear_ready(),
                 Some(answer) = self.answers.recv() => self.answer(&answer),
+                question = metrics::next(&mut self.metrics) => self.answer_question(question),
                 command = control::next(&mut self.control) => {
                     if let ControlFlow::Break(reason) = self.do_command(command) {
                         return Ok(End::Asked(reason));
@@ -334,6 +367,10 @@ impl Gateway {
         let seen = self.slirp.poll_host()?;
         let more_work = self.slirp.work();
         self.services.borrow_mut().poll(now, &mut self.slirp);
+        if self.sampler.is_on() {
+            let buffers = self.slirp.memory_used();
+            self.sampler.look(now, self.passed(), buffers);
+        }
         Ok(
             if frames == FRAMES_PER_ROUND || seen == Seen::More || more_work {
                 Round::Busy
@@ -373,10 +410,54 @@ impl Gateway {
         let services = self.services.borrow().next_deadline();
         let ports = self.ports.next_deadline();
         let line = self.link.next_deadline();
-        [self.slirp.next_deadline(), services, ports, line, trim]
-            .into_iter()
-            .flatten()
-            .min()
+        let sampler = self.sampler.next_deadline(self.passed());
+        [
+            self.slirp.next_deadline(),
+            services,
+            ports,
+            line,
+            sampler,
+            trim,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+impl Gateway {
+    /// Bytes of frames until now.
+    fn passed(&self) -> Bytes {
+        Bytes {
+            from_guest: self.received.bytes,
+            to_guest: self.link.sent().bytes,
+        }
+    }
+
+    /// What there is to say at the end besides flows.
+    fn figures(self, counters: &Counters) -> Figures {
+        let ended = Instant::now();
+        let passed = self.passed();
+        let frames = |traffic: Traffic| Frames {
+            frames: traffic.frames,
+            bytes: traffic.bytes,
+        };
+        let link = observe::report::Link {
+            from_guest: frames(self.received),
+            to_guest: frames(self.link.sent()),
+        };
+        let (began, rates, peak_buffers) = self.sampler.end(ended, passed);
+        let dropped = counters.drops();
+        Figures {
+            began,
+            ended,
+            link,
+            rates,
+            peak_buffers,
+            dropped: dropped
+                .map(|(reason, count)| (control::name_of(reason), count))
+                .collect(),
+        }
     }
 }
 

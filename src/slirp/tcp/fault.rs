@@ -34,13 +34,14 @@ use socket2::SockRef;
 
 use super::super::Core;
 use super::super::counters::DropReason;
+use super::super::events::{Ending, Kept};
 use super::super::flow::{FlowKey, Token};
 use super::super::flows::Direction;
 use super::super::reactor::Readiness;
 use super::held::hold;
-use super::{Arrival, Flow, IDLE_ESTABLISHED, IDLE_HALF_CLOSED, Phase, Tcp, abort};
+use super::{Arrival, Flow, IDLE_ESTABLISHED, IDLE_HALF_CLOSED, Phase, Tcp, abort, ends};
 use crate::impair::{Beginning, ResetAfter, TcpFault};
-use crate::policy::Party;
+use crate::policy::{FlowVerdict, HowEnded, Party};
 
 /// The fault of a flow, and how far it is.
 #[derive(Debug)]
@@ -104,6 +105,27 @@ impl Fault {
     }
 }
 
+impl Flow {
+    /// Lets it be told that something is in store for this flow.
+    pub(super) fn note_fault(&mut self) {
+        if self.fault.is_some()
+            && let Some(account) = &mut self.account
+        {
+            account.impaired();
+        }
+    }
+
+    /// How it ends: one that fell silent has done so long ago.
+    pub(super) fn ending(&self, usual: Ending) -> Ending {
+        match (&self.phase, &self.fault) {
+            (Phase::Silent, Some(fault)) if fault.kind == TcpFault::HalfOpen => {
+                Ending::ours(HowEnded::Impaired(fault.kind.name()))
+            }
+            _ => usual,
+        }
+    }
+}
+
 impl Tcp {
     /// Decides about a flow that the guest is about to begin.
     pub(super) fn enter(core: &mut Core, key: FlowKey, arrival: &Arrival<'_>) -> Entrance {
@@ -122,6 +144,11 @@ impl Tcp {
             _ => return Entrance::Open(fault),
         }
         core.drop(DropReason::Fault);
+        if let Some(fault) = fault {
+            let verdict = FlowVerdict::Impaired(fault.name());
+            core.events
+                .turned_away(core.now, ends(&key), verdict, Party::Gateway);
+        }
         Entrance::Closed
     }
 
@@ -141,7 +168,14 @@ impl Tcp {
         };
         let fault = core.tcp_fault(beginning);
         match fault {
-            Some(TcpFault::Refuse) => abort(&socket),
+            Some(kind @ TcpFault::Refuse) => {
+                let key = FlowKey::new(guest, seen);
+                let mut account = core.events.open(core.now, ends(&key), Party::Host, None);
+                turn_away(core, &mut account, kind);
+                let ending = Ending::ours(HowEnded::TurnedAway);
+                core.events.close(core.now, account, ending);
+                abort(&socket);
+            }
             Some(kind @ TcpFault::BlackHole) => self.swallow(core, socket, guest, seen, kind),
             _ => return Ok((socket, fault)),
         }
@@ -152,7 +186,7 @@ impl Tcp {
     /// Keeps a client for good.
     fn swallow(
         &mut self,
-        core: &Core,
+        core: &mut Core,
         socket: OwnedFd,
         guest: SocketAddr,
         seen: SocketAddr,
@@ -161,7 +195,11 @@ impl Tcp {
         let (key, now) = (FlowKey::new(guest, seen), core.now);
         let token = self.flows.insert_with(|token| {
             core.reactor.watch(&socket, token).ok()?;
+            let (by, id) = (Party::Host, Some(token.raw()));
+            let mut account = core.events.open(now, ends(&key), by, id);
+            turn_away(core, &mut account, kind);
             Some(Flow {
+                account,
                 direction: Direction::Inbound,
                 fault: Some(Fault::new(kind, now)),
                 ..Flow::new(key, socket, Phase::Silent, now)
@@ -220,6 +258,8 @@ impl Tcp {
         let Some(flow) = self.flows.get_mut(token) else {
             return;
         };
+        // What was sent and received is in the connection, which goes.
+        flow.count();
         if let Phase::Joined(join) = std::mem::replace(&mut flow.phase, Phase::Silent) {
             join.abandon();
         }
@@ -231,11 +271,18 @@ impl Tcp {
     /// Ends a flow with resets because of its fault.
     pub(super) fn end_by_fault(&mut self, core: &mut Core, token: Token) {
         core.drop(DropReason::Fault);
-        self.reset(token);
+        let fault = self
+            .flows
+            .get_mut(token)
+            .and_then(|flow| flow.fault.as_ref());
+        let how = fault.map_or(HowEnded::Reset, |fault| {
+            HowEnded::Impaired(fault.kind.name())
+        });
+        self.reset(core, token, Ending::ours(how));
     }
 
     /// The reactor has news of the socket of a flow that is silent.
-    pub(super) fn silent_ready(&mut self, core: &Core, token: Token, ready: Readiness) {
+    pub(super) fn silent_ready(&mut self, core: &mut Core, token: Token, ready: Readiness) {
         let Some(flow) = self.flows.get_mut(token) else {
             return;
         };
@@ -248,7 +295,7 @@ impl Tcp {
             return;
         }
         if ready.error {
-            self.reset(token);
+            self.reset(core, token, Ending::new(Party::Host, HowEnded::Reset));
         } else if ready.ended && !flow.half_closed {
             flow.half_closed = true;
             flow.active = core.now;
@@ -289,6 +336,16 @@ impl Tcp {
             self.mark(token);
         }
     }
+}
+
+/// Lets it be told that a client leads nowhere because of a fault.
+fn turn_away(core: &mut Core, account: &mut Kept, kind: TcpFault) {
+    if let Some(account) = account {
+        account.impaired();
+    }
+    let verdict = FlowVerdict::Impaired(kind.name());
+    core.events
+        .decide(core.now, account.as_mut(), verdict, None);
 }
 
 /// A client was turned away.

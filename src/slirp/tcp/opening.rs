@@ -30,6 +30,7 @@ use socket2::SockRef;
 
 use super::super::Core;
 use super::super::counters::DropReason;
+use super::super::events::Ending;
 use super::super::flow::{FlowKey, Token};
 use super::super::flows::Direction;
 use super::super::inbound::{Candidates, GuestTarget, seen_as};
@@ -37,7 +38,8 @@ use super::super::lwip::End;
 use super::super::reactor::Readiness;
 use super::fault::Fault;
 use super::join::Join;
-use super::{Flow, IDLE_ESTABLISHED, Phase, Tcp, abort};
+use super::{Flow, IDLE_ESTABLISHED, Phase, Tcp, abort, ends};
+use crate::policy::{FlowVerdict, HowEnded, Party};
 
 /// How long a client waits for the guest's answer in all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(12);
@@ -106,6 +108,7 @@ impl Tcp {
             Some((*guest, seen))
         });
         let Some((guest, seen)) = seen.filter(|_| !self.flows.is_full()) else {
+            // Not told of as a flow: there is no pair of addresses to name it by.
             core.drop(DropReason::TableFull);
             return abort(&socket);
         };
@@ -123,6 +126,8 @@ impl Tcp {
                 refused = Some(socket);
                 return None;
             };
+            let (by, id) = (Party::Host, Some(token.raw()));
+            let account = core.events.open(now, ends(&key), by, id);
             let opening = Opening {
                 client,
                 candidates,
@@ -130,12 +135,15 @@ impl Tcp {
                 due,
                 until,
             };
-            Some(Flow {
+            let mut flow = Flow {
                 opening: Some(Box::new(opening)),
                 fault: fault.map(|kind| Fault::new(kind, now)),
                 direction: Direction::Inbound,
+                account,
                 ..Flow::new(key, socket, Phase::Joined(Join::new(connection)), now)
-            })
+            };
+            flow.note_fault();
+            Some(flow)
         });
         match (token, refused) {
             (Some(token), _) => {
@@ -195,6 +203,11 @@ impl Tcp {
         let Phase::Joined(join) = &mut flow.phase else {
             return;
         };
+        if let Some(account) = &mut flow.account {
+            let sent = join.connection.sent();
+            account.to_guest.packets += sent.packets;
+            account.to_guest.retransmits += sent.again;
+        }
         if self.index.get(&flow.key) == Some(&token) {
             self.index.remove(&flow.key);
         }
@@ -222,14 +235,14 @@ impl Tcp {
     }
 
     /// The reactor has news of a client that waits for the guest.
-    pub(super) fn client_ready(&mut self, token: Token, ready: Readiness) {
+    pub(super) fn client_ready(&mut self, core: &mut Core, token: Token, ready: Readiness) {
         let Some(flow) = self.flows.get_mut(token) else {
             return;
         };
         // A unix client that has closed its socket may have left data behind.
         let error = ready.error && !matches!(SockRef::from(&flow.socket).take_error(), Ok(None));
         if error {
-            self.reset(token);
+            self.reset(core, token, Ending::new(Party::Host, HowEnded::Reset));
         } else if let Phase::Joined(join) = &mut flow.phase {
             join.host_ready(ready);
         }
@@ -246,7 +259,10 @@ impl Tcp {
         };
         if join.connection.is_established() {
             self.openings.remove(&(opening.due, token));
+            let (verdict, peer) = (FlowVerdict::Connected, opening.client);
             flow.opening = None;
+            core.events
+                .decide(core.now, flow.account.as_mut(), verdict, peer);
             return true;
         }
         match join.connection.end() {
@@ -272,7 +288,16 @@ impl Tcp {
 
     fn give_up(&mut self, core: &mut Core, token: Token, reason: DropReason) {
         core.drop(reason);
-        self.reset(token);
+        let (verdict, by) = match reason {
+            DropReason::Refused => (FlowVerdict::Refused, Party::Guest),
+            DropReason::NoAnswer => (FlowVerdict::NoAnswer, Party::Guest),
+            _ => (FlowVerdict::NoRoom, Party::Gateway),
+        };
+        if let Some(flow) = self.flows.get_mut(token) {
+            core.events
+                .decide(core.now, flow.account.as_mut(), verdict, None);
+        }
+        self.reset(core, token, Ending::new(by, HowEnded::TurnedAway));
     }
 
     /// The guest said by ICMP that it does not take what came from `seen`.
