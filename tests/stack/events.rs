@@ -18,7 +18,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A flow from its beginning to its end, all of which was told.
 #[track_caller]
-fn only(world: &mut World) -> FlowClosed {
+pub(crate) fn only(world: &mut World) -> FlowClosed {
     let flows = told(world);
     assert_eq!(flows.len(), 1, "{flows:#?}");
     flows.into_iter().next().expect("just counted")
@@ -27,7 +27,7 @@ fn only(world: &mut World) -> FlowClosed {
 /// Every flow that was told of since the last call, all of them closed. Checks
 /// that the events of each fit.
 #[track_caller]
-fn told(world: &mut World) -> Vec<FlowClosed> {
+pub(crate) fn told(world: &mut World) -> Vec<FlowClosed> {
     world.settle();
     let mut open = Vec::new();
     let mut closed = Vec::new();
@@ -61,7 +61,7 @@ fn told(world: &mut World) -> Vec<FlowClosed> {
     closed
 }
 
-fn ended(flow: &FlowClosed) -> (Option<FlowVerdict>, HowEnded, Party, Option<Party>) {
+pub(crate) fn ended(flow: &FlowClosed) -> (Option<FlowVerdict>, HowEnded, Party, Option<Party>) {
     (flow.verdict, flow.how, flow.by, flow.half_closed_by)
 }
 

@@ -9,8 +9,10 @@ use gw::impair::{
     Effect, Faults, MatchProtocol, Matcher, NoNames, ResetAfter, Rule, RuleId, Schedule, TcpFault,
     Way,
 };
+use gw::policy::{FlowVerdict, HowEnded, Party};
 use gw::slirp::DropReason;
 
+use crate::events::{ended, only};
 use crate::host::{Got, Host, assert_pattern, patterned, read, reset, write};
 use crate::inbound::{Port, V4, accept, announce, assert_reset, next, publish, syn};
 use crate::inbound_udp;
@@ -700,4 +702,68 @@ fn a_clients_datagrams_vanish() {
     world.settle();
     assert_eq!(world.arrived(), None);
     assert_eq!(count(&mut world), 1);
+}
+
+#[test]
+fn what_faults_do_to_flows_is_told() {
+    let host = Host::listen();
+    let mut world = World::raw(&Options::default());
+    announce(&mut world);
+    let port = publish(&mut world, V4);
+    let connected = Some(FlowVerdict::Connected);
+    for (at, fault, verdict, how, by) in [
+        (
+            1,
+            TcpFault::Refuse,
+            None,
+            HowEnded::TurnedAway,
+            Party::Gateway,
+        ),
+        (
+            2,
+            TcpFault::BlackHole,
+            None,
+            HowEnded::TurnedAway,
+            Party::Gateway,
+        ),
+        (
+            3,
+            TcpFault::Reset(ResetAfter::Bytes(0)),
+            connected,
+            HowEnded::Impaired("reset-after"),
+            Party::Gateway,
+        ),
+        (
+            4,
+            TcpFault::HalfOpen,
+            connected,
+            HowEnded::Impaired("half-open"),
+            Party::Gateway,
+        ),
+        (5, TcpFault::Stall, connected, HowEnded::Reset, Party::Guest),
+    ] {
+        set(&mut world, &[rule(fault)]);
+        let verdict = verdict.or(Some(FlowVerdict::Impaired(fault.name())));
+        let mut raw = Raw::new(40_000 + at, host.gateway());
+        raw.send(&mut world, SYN, &[]);
+        if let Some(answer) = raw.within(&mut world, SECOND) {
+            raw.ack = answer.seq.wrapping_add(1);
+            raw.send(&mut world, ACK, &[]);
+            world.settle();
+            raw.send(&mut world, RST | ACK, &[]);
+        }
+        let flow = only(&mut world);
+        assert_eq!(ended(&flow), (verdict, how, by, None));
+        assert!(flow.impaired, "{flow:?}");
+    }
+    for fault in [TcpFault::Refuse, TcpFault::BlackHole] {
+        set(&mut world, &[rule(fault)]);
+        let client = port.client();
+        world.settle();
+        reset(client);
+        let flow = only(&mut world);
+        let verdict = Some(FlowVerdict::Impaired(fault.name()));
+        assert_eq!(flow.verdict, verdict);
+        assert_eq!((flow.opened.by, flow.impaired), (Party::Host, true));
+    }
 }
