@@ -7,6 +7,7 @@
 //! [`Observer`], a thread of its own, and go as [`Record`]s to every [`Sink`].
 
 pub mod human;
+mod log;
 pub mod names;
 mod observer;
 pub mod process;
@@ -18,6 +19,7 @@ pub mod tally;
 #[cfg(test)]
 mod testing;
 
+pub use self::log::{FlowLog, FlowLogError};
 pub use self::observer::{FINISH_DEADLINE, FLUSH_INTERVAL, MAX_QUEUED, Observer};
 pub use self::record::{Identity, Record, Sink};
 pub use self::spec::{LogTarget, MetricsAt, ObserveSpecError};
