@@ -146,6 +146,10 @@ impl Gateway {
             Request::Leases {} => Ok(self.leases()),
             Request::Ports {} => self.list_ports(),
             Request::Statistics {} => self.statistics(),
+            Request::ImpairSet { rules } => self.set_rules(rules),
+            Request::ImpairAdd { rule } => self.add_rule(*rule),
+            Request::ImpairRemove { id } => self.remove_rule(id),
+            Request::ImpairList {} => Ok(self.list_rules()),
             Request::Log { level } => self.set_log_level(level),
             Request::Shutdown {} => Ok(Reply::Done {}),
         }

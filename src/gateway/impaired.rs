@@ -56,12 +56,16 @@ impl Impaired {
     }
 
     /// Replaces all rules; nothing changes where that fails.
-    pub(super) fn set(&mut self, rules: Vec<Rule>, now: Instant) -> Result<(), RulesError> {
-        self.rules.set(rules, now, &mut seed)
+    pub(super) fn set(&mut self, mut rules: Vec<Rule>, now: Instant) -> Result<(), RulesError> {
+        for rule in &mut rules {
+            rule.choose_seed(random_seed);
+        }
+        self.rules.set(rules, now)
     }
 
-    pub(super) fn add(&mut self, rule: Rule, now: Instant) -> Result<RuleId, RulesError> {
-        self.rules.add(rule, now, &mut seed)
+    pub(super) fn add(&mut self, mut rule: Rule, now: Instant) -> Result<RuleId, RulesError> {
+        rule.choose_seed(random_seed);
+        self.rules.add(rule, now)
     }
 
     pub(super) fn remove(&mut self, id: RuleId) -> bool {
@@ -191,7 +195,7 @@ fn hand_on(due: &Due, buf: &mut [u8]) -> io::Result<Received> {
 }
 
 /// Where a generator starts for which no rule says it: short enough to be typed.
-fn seed() -> u64 {
+pub fn random_seed() -> u64 {
     // A host without random numbers has worse problems than a poor seed.
     getrandom::u32()
         .unwrap_or_else(|_| std::process::id())

@@ -12,6 +12,7 @@
 mod control;
 mod forwards;
 mod impaired;
+mod impairing;
 mod line;
 mod local;
 mod metrics;
@@ -36,6 +37,7 @@ use self::control::Control;
 pub use self::control::SetLogLevel;
 pub use self::forwards::Inherited;
 use self::forwards::Ports;
+pub use self::impaired::random_seed;
 use self::line::Line;
 use self::local::{DnsAnswer, Services};
 use self::metrics::Metrics;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// What becomes of packets; see docs/impairment.md for each.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PacketEffect {
     /// Each packet is delayed by so much; at most [`MAX_DELAY`].
     pub delay: Duration,
@@ -27,6 +27,16 @@ pub struct PacketEffect {
     pub queue: Option<u64>,
     /// Where the generator starts; `None`: somewhere, and lists say where.
     pub seed: Option<u64>,
+}
+
+impl PacketEffect {
+    /// True when chance has a part in it.
+    #[must_use]
+    pub fn draws(&self) -> bool {
+        let varies = !self.jitter.is_zero();
+        let picks = [self.duplicate, self.reorder, self.corrupt];
+        varies || self.loss != Loss::None || picks.iter().any(|share| *share > Share::NONE)
+    }
 }
 
 /// Greatest delay, and greatest jitter: ten minutes.
@@ -56,7 +66,7 @@ pub enum Order {
 }
 
 /// Which packets are lost.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Loss {
     /// None. The default.
     #[default]
@@ -69,7 +79,7 @@ pub enum Loss {
 
 /// The model of Gilbert and Elliott: a wire is good or bad, and changes from
 /// packet to packet.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bursts {
     /// `p`: a good one becomes bad.
     pub worsen: Share,
@@ -84,6 +94,9 @@ pub struct Bursts {
 /// A share, from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default)]
 pub struct Share(f64);
+
+/// What is from 0 to 1 equals itself.
+impl Eq for Share {}
 
 impl Share {
     /// None of them.

@@ -24,6 +24,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 pub use self::effect::{
     Bursts, Distribution, Loss, MAX_DELAY, Order, PacketEffect, Rate, Rates, Share,
@@ -44,7 +45,8 @@ pub const MAX_RULES: usize = 64;
 ///
 /// Rules apply in the order given, each to what the one before let through, like
 /// wires behind each other. [`Effect::Pass`] ends the series for what matches.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Rule {
     /// As it was written: what lists call it.
     pub text: String,
@@ -56,6 +58,35 @@ pub struct Rule {
     pub schedule: Schedule,
     /// What.
     pub effect: Effect,
+}
+
+impl Rule {
+    /// Lets its generator start at what `seed` gives, if chance has a part in it
+    /// and it does not say where.
+    pub fn choose_seed(&mut self, seed: impl FnOnce() -> u64) {
+        if let Effect::Packets(effect) = &mut self.effect
+            && effect.draws()
+            && effect.seed.is_none()
+        {
+            effect.seed = Some(seed());
+        }
+    }
+
+    /// Where its generator starts, if it has one.
+    #[must_use]
+    pub const fn seed(&self) -> Option<u64> {
+        match &self.effect {
+            Effect::Packets(effect) => effect.seed,
+            Effect::Pass | Effect::Tcp(_) | Effect::Dns(_) => None,
+        }
+    }
+
+    /// The seed that was chosen for it, as its text does not say one.
+    #[must_use]
+    pub fn chosen_seed(&self) -> Option<u64> {
+        let is_said = self.text.split(' ').any(|word| word.starts_with("seed="));
+        self.seed().filter(|_| !is_said)
+    }
 }
 
 impl fmt::Display for Rule {
@@ -167,7 +198,7 @@ impl Schedule {
 }
 
 /// What a rule does.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// What matches is left alone by the rules behind this one.
     Pass,

@@ -41,7 +41,10 @@ use crate::wire::segment::Segmenter;
 const ETHERNET: usize = 14;
 
 /// Names a rule; counts up and is never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct RuleId(pub u64);
 
 impl fmt::Display for RuleId {
@@ -61,7 +64,7 @@ pub enum RulesError {
 }
 
 /// What a rule has done in one direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct RuleCounts {
     /// Packets that it was for.
     pub packets: u64,
@@ -98,8 +101,8 @@ pub struct RuleInfo<'r> {
     pub id: RuleId,
     /// The rule.
     pub rule: &'r Rule,
-    /// Where its generators started.
-    pub seed: u64,
+    /// Where its generators started; none for what draws nothing.
+    pub seed: Option<u64>,
     /// Whether it is in force at the moment.
     pub in_force: bool,
     /// What it did to packets from the guest.
@@ -147,7 +150,6 @@ struct Live {
     id: RuleId,
     rule: Rule,
     since: Instant,
-    seed: u64,
     /// For packets.
     wires: Option<Wires>,
     up: RuleCounts,
@@ -163,24 +165,23 @@ struct Wires {
 }
 
 impl Live {
-    fn new(id: RuleId, rule: Rule, now: Instant, seeds: &mut dyn FnMut() -> u64) -> Self {
-        let (seed, wires) = match &rule.effect {
+    fn new(id: RuleId, rule: Rule, now: Instant) -> Self {
+        let wires = match &rule.effect {
             Effect::Packets(effect) => {
-                let seed = effect.seed.unwrap_or_else(seeds);
-                let wires = Wires {
+                // Without a seed nothing is drawn that matters.
+                let seed = effect.seed.unwrap_or(0);
+                Some(Wires {
                     effect: *effect,
                     up: Wire::new(effect, seed, Direction::Up),
                     down: Wire::new(effect, seed, Direction::Down),
-                };
-                (seed, Some(wires))
+                })
             }
-            Effect::Pass | Effect::Tcp(_) | Effect::Dns(_) => (0, None),
+            Effect::Pass | Effect::Tcp(_) | Effect::Dns(_) => None,
         };
         Self {
             id,
             rule,
             since: now,
-            seed,
             wires,
             up: RuleCounts::default(),
             down: RuleCounts::default(),
@@ -236,23 +237,18 @@ impl Impairment {
         }
     }
 
-    /// Replaces all rules; each begins anew. Those without a seed get one from
-    /// `seeds`.
+    /// Replaces all rules; each begins anew. Their seeds are chosen
+    /// ([`Rule::choose_seed`]).
     ///
     /// # Errors
     /// [`RulesError`]; nothing has changed then.
-    pub fn set(
-        &mut self,
-        rules: Vec<Rule>,
-        now: Instant,
-        seeds: &mut dyn FnMut() -> u64,
-    ) -> Result<(), RulesError> {
+    pub fn set(&mut self, rules: Vec<Rule>, now: Instant) -> Result<(), RulesError> {
         if rules.len() > MAX_RULES {
             return Err(RulesError::TooMany);
         }
         self.series.rules.clear();
         for rule in rules {
-            self.series.push(rule, now, seeds);
+            self.series.push(rule, now);
         }
         Ok(())
     }
@@ -261,16 +257,11 @@ impl Impairment {
     ///
     /// # Errors
     /// [`RulesError`].
-    pub fn add(
-        &mut self,
-        rule: Rule,
-        now: Instant,
-        seeds: &mut dyn FnMut() -> u64,
-    ) -> Result<RuleId, RulesError> {
+    pub fn add(&mut self, rule: Rule, now: Instant) -> Result<RuleId, RulesError> {
         if self.series.rules.len() >= MAX_RULES {
             return Err(RulesError::TooMany);
         }
-        Ok(self.series.push(rule, now, seeds))
+        Ok(self.series.push(rule, now))
     }
 
     /// Takes a rule away; false when there is none of that name.
@@ -287,12 +278,18 @@ impl Impairment {
         }
     }
 
+    /// A rule as it stands.
+    #[must_use]
+    pub fn get(&self, id: RuleId, now: Instant) -> Option<RuleInfo<'_>> {
+        self.list(now).find(|info| info.id == id)
+    }
+
     /// The rules in their order.
     pub fn list(&self, now: Instant) -> impl Iterator<Item = RuleInfo<'_>> {
         self.series.rules.iter().map(move |live| RuleInfo {
             id: live.id,
             rule: &live.rule,
-            seed: live.seed,
+            seed: live.rule.seed(),
             in_force: live.rule.schedule.is_in_force(live.since, now),
             up: live.up,
             down: live.down,
@@ -387,9 +384,9 @@ struct Packet<'f> {
 }
 
 impl Series {
-    fn push(&mut self, rule: Rule, now: Instant, seeds: &mut dyn FnMut() -> u64) -> RuleId {
+    fn push(&mut self, rule: Rule, now: Instant) -> RuleId {
         self.last = RuleId(self.last.0 + 1);
-        self.rules.push(Live::new(self.last, rule, now, seeds));
+        self.rules.push(Live::new(self.last, rule, now));
         self.last
     }
 
@@ -568,3 +565,7 @@ fn hold(packet: Packet<'_>, after: RuleId, departure: Departure) -> Held {
         until: packet.until,
     }
 }
+
+#[cfg(test)]
+#[path = "series_tests.rs"]
+mod tests;

@@ -16,6 +16,9 @@ use crate::policy::PortRange;
 /// Longest text of a rule, in bytes.
 pub const MAX_RULE: usize = 1024;
 
+/// Greatest seed: what every reader of JSON keeps of a number.
+const MAX_SEED: u64 = (1 << 53) - 1;
+
 /// Addresses of a false answer.
 const MAX_ANSWERS: usize = 16;
 
@@ -49,6 +52,20 @@ impl FromStr for Rule {
             draft.word(word, &mut words)?;
         }
         draft.rule(text.split_ascii_whitespace().collect::<Vec<_>>().join(" "))
+    }
+}
+
+impl TryFrom<String> for Rule {
+    type Error = RuleError;
+
+    fn try_from(text: String) -> Result<Self, RuleError> {
+        text.parse()
+    }
+}
+
+impl From<Rule> for String {
+    fn from(rule: Rule) -> Self {
+        rule.text
     }
 }
 
@@ -192,8 +209,14 @@ impl<'t> Draft<'t> {
         let word = self.single.as_ref().map_or("", |(word, _)| word);
         let protocol = self.matcher.protocol;
         match effect {
+            Effect::Tcp(TcpFault::Refuse | TcpFault::BlackHole)
+                if protocol != Some(MatchProtocol::Icmp) =>
+            {
+                Ok(())
+            }
             Effect::Tcp(_) if protocol.is_some_and(|p| p != MatchProtocol::Tcp) => bad(format!(
-                "'{word}' is for TCP; leave 'proto' out, or write 'proto tcp'"
+                "'{word}' is for TCP; leave 'proto' out, or write 'proto tcp' ('refuse' and \
+                 'black-hole' are for UDP as well)"
             )),
             Effect::Dns(_) => {
                 let other = ["to", "port", "proto"]
@@ -492,12 +515,12 @@ fn gemodel(values: &str) -> Parsed<Loss> {
 }
 
 fn seed(text: &str) -> Parsed<u64> {
-    text.parse().or_else(|_| {
-        bad(format!(
-            "'seed={text}' is no seed; write a whole number, 0 to {}",
-            u64::MAX
-        ))
-    })
+    match text.parse() {
+        Ok(seed) if seed <= MAX_SEED => Ok(seed),
+        _ => bad(format!(
+            "'seed={text}' is no seed; write a whole number, 0 to {MAX_SEED}"
+        )),
+    }
 }
 
 fn reset_after(text: &str) -> Parsed<ResetAfter> {

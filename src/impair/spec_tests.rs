@@ -99,7 +99,7 @@ fn faults_have_a_rule_of_their_own() {
     };
     assert_eq!(rule("to 10.0.0.0/8 pass").effect, Effect::Pass);
     assert_eq!(tcp("port 80 refuse"), TcpFault::Refuse);
-    assert_eq!(tcp("black-hole"), TcpFault::BlackHole);
+    assert_eq!(tcp("black-hole proto udp"), TcpFault::BlackHole);
     assert_eq!(tcp("stall"), TcpFault::Stall);
     assert_eq!(tcp("half-open"), TcpFault::HalfOpen);
     assert_eq!(
@@ -227,7 +227,9 @@ fn what_is_wrong_is_said_with_what_is_right() {
         ("seed=x loss=1%", "write a whole number"),
         ("dns=maybe", "nxdomain, servfail, truncate, drop"),
         ("reset-after=10", "10k or 2M, or 500ms or 5s"),
-        ("proto udp refuse", "'refuse' is for TCP"),
+        ("proto udp stall", "'stall' is for TCP"),
+        ("proto icmp refuse", "'refuse' is for TCP"),
+        ("seed=9007199254740992 loss=1%", "0 to 9007199254740991"),
         ("to 192.0.2.1 dns=drop", "'name PATTERN'"),
         ("proto icmp port 7 pass", "have no ports"),
         ("down dns=drop", "'down'"),
@@ -259,4 +261,17 @@ proptest! {
             prop_assert_eq!(rule, again);
         }
     }
+}
+
+#[test]
+fn every_word_is_documented() {
+    const DOCUMENTATION: &str = include_str!("../../docs/impairment.md");
+    let list = error("?");
+    let words = list.split("it can say ").nth(1).expect("a list of words");
+    for word in words.replace("and the presets ", "").split(", ") {
+        let word = word.trim_end_matches("...");
+        assert!(DOCUMENTATION.contains(&format!("`{word}")), "{word}");
+    }
+    assert!(DOCUMENTATION.contains(&format!("0 to {MAX_SEED}")));
+    assert!(DOCUMENTATION.contains(&format!("There can be {}.", super::super::MAX_RULES)));
 }
