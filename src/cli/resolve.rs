@@ -10,14 +10,19 @@ use super::args::{
 };
 use super::links::{LinkSpec, LinkSpecError};
 use super::values::{self, BadValue};
+use crate::capture::Target;
 use crate::config::{
     Config, Configure, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig, ObserveConfig, Summary,
 };
 use crate::forward::{AutoPublish, ForwardSpec, PublishOption};
 use crate::net::{AddressPlan, MacAddr, Mtu};
+use crate::observe::LogTarget;
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
 use crate::tap::switch::MAX_PORTS;
+
+/// The descriptor of standard output.
+const STDOUT: i32 = 1;
 
 /// Where the host's resolver settings are.
 pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -69,6 +74,15 @@ pub(crate) enum UsageError {
     /// There is no namespace whose sockets could be looked at.
     #[error("--publish auto is for namespaces; name the ports, like -p 8080:80")]
     AutoWithoutNamespace,
+    /// Two streams into one another.
+    #[error("{0} and {1} would both be written to standard output; name a file for one of them")]
+    TwoOnStdout(&'static str, &'static str),
+    /// The command writes there too.
+    #[error(
+        "the command of 'gw run' writes to standard output, and a capture among that cannot be \
+         read; name a file or a FIFO, like --pcap >(wireshark -k -i -)"
+    )]
+    StdoutIsTheCommands,
     /// A link that makes no sense.
     #[error("{0}")]
     Link(#[from] LinkSpecError),
@@ -174,6 +188,9 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
     let mut warnings = Vec::new();
     let mut config = config(interface.into(), gateway, &mut warnings)?;
     config.observe.reports = reports;
+    if matches!(mode, Mode::Run(_)) && captures_to_stdout(&config.observe) > 0 {
+        return Err(UsageError::StdoutIsTheCommands);
+    }
     Ok(Invocation {
         config,
         mode,
@@ -204,6 +221,10 @@ fn links(mut links: Vec<LinkSpec>, gateway: GatewayArgs) -> Result<Invocation, U
     let config = config(interface, gateway, &mut warnings)?;
     if config.auto_publish.is_some() {
         return Err(UsageError::AutoWithoutNamespace);
+    }
+    let mut descriptors = links.iter().flat_map(LinkSpec::descriptors);
+    if captures_to_stdout(&config.observe) > 0 && descriptors.any(|fd| fd == STDOUT) {
+        return Err(UsageError::TwoOnStdout("the link", "--pcap -"));
     }
     Ok(Invocation {
         config,
@@ -284,7 +305,7 @@ fn config(
     }
     let plan = plan(&args, warnings)?;
     let (forwards, auto_publish) = forwards(&args)?;
-    Ok(Config {
+    let config = Config {
         dns: dns(&args)?,
         plan,
         interface: InterfaceConfig {
@@ -322,7 +343,22 @@ fn config(
         pid_file: args.pid_file,
         control: args.control,
         slirp4netns_api: None,
-    })
+    };
+    match (
+        captures_to_stdout(&config.observe),
+        &config.observe.flow_log,
+    ) {
+        (0, _) | (1, None | Some(LogTarget::Fd(_) | LogTarget::Path(_))) => Ok(config),
+        (1, Some(LogTarget::Stdout)) => Err(UsageError::TwoOnStdout("--flow-log -", "--pcap -")),
+        _ => Err(UsageError::TwoOnStdout("--pcap -", "another --pcap -")),
+    }
+}
+
+fn captures_to_stdout(observe: &ObserveConfig) -> usize {
+    let captures = observe.captures.iter();
+    captures
+        .filter(|capture| capture.target == Target::Stdout)
+        .count()
 }
 
 /// Published ports, exposed ones, and whether the guest's are followed.

@@ -95,6 +95,9 @@ impl Gateway {
 
     /// Does what a client asks and answers it, should it still be there.
     pub(super) fn do_command(&mut self, command: Command) -> ControlFlow<StopReason> {
+        let Some(command) = self.do_capture(command) else {
+            return ControlFlow::Continue(());
+        };
         let stops = command.request == Request::Shutdown {};
         let answer = self.answer_request(command.request);
         let _ = command.reply.send(answer);
@@ -125,6 +128,11 @@ impl Gateway {
             Request::Statistics {} => self.statistics(),
             Request::Log { level } => self.set_log_level(level),
             Request::Shutdown {} => Ok(Reply::Done {}),
+            // Done by `do_capture`, whose answers come later.
+            Request::CaptureStart { .. }
+            | Request::CaptureStop { .. }
+            | Request::CaptureRotate { .. }
+            | Request::CaptureList {} => Err(RequestError::Stopping),
         }
     }
 

@@ -16,25 +16,37 @@ use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::capture::Wiretap;
 use crate::control::proto::Traffic;
 use crate::net::Offload;
 use crate::slirp::Outlet;
 use crate::tap::switch::PortInfo;
-use crate::tap::{Link, Received};
+use crate::tap::{Course, Link, Received, Watched};
 
 /// See the module's documentation.
 #[derive(Debug)]
 struct Attached {
     link: Box<dyn Link>,
+    /// `None`: nothing is captured, or the link itself shows what passes it.
+    capture: Option<Wiretap>,
 }
 
 impl Attached {
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {
-        self.link.recv(buf)
+        let received = self.link.recv(buf)?;
+        if let Some(capture) = &self.capture {
+            let frame = &buf[..received.len];
+            capture.show(Course::In, &received.offload, &[IoSlice::new(frame)]);
+        }
+        Ok(received)
     }
 
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        self.link.send(offload, frame)
+        self.link.send(offload, frame)?;
+        if let Some(capture) = &self.capture {
+            capture.show(Course::Out, offload, frame);
+        }
+        Ok(())
     }
 
     /// When [`Attached::recv`] is to be called though the link has nothing.
@@ -82,7 +94,10 @@ impl Drop for Line {
 impl Line {
     pub(super) fn new(link: Box<dyn Link>) -> Self {
         Self(LineOutlet {
-            attached: Rc::new(RefCell::new(Some(Attached { link }))),
+            attached: Rc::new(RefCell::new(Some(Attached {
+                link,
+                capture: None,
+            }))),
             sent: Rc::default(),
         })
     }
@@ -109,6 +124,20 @@ impl Line {
     pub(super) fn with_link<T>(&self, look: impl FnOnce(&dyn Link) -> T) -> Option<T> {
         let attached = self.0.attached.borrow();
         attached.as_ref().map(|attached| look(&*attached.link))
+    }
+
+    /// Captures what passes the link, or nothing any more. Says who shows it;
+    /// `None` without a link.
+    pub(super) fn capture(&self, wiretap: Option<Wiretap>) -> Option<Watched> {
+        let mut attached = self.0.attached.borrow_mut();
+        let attached = attached.as_mut()?;
+        let watcher = wiretap.clone().map(Wiretap::into_watcher);
+        let watched = attached.link.watch_frames(watcher);
+        attached.capture = match watched {
+            Watched::ByTheLink => None,
+            Watched::ByWhoUsesIt => wiretap,
+        };
+        Some(watched)
     }
 
     pub(super) fn ports(&self) -> Vec<PortInfo> {

@@ -9,6 +9,7 @@
 //! deadline, a DNS answer, a command or the end wakes it. Everything slow (DNS, for one)
 //! runs as tasks of that runtime, between rounds.
 
+mod capture;
 mod control;
 mod forwards;
 mod line;
@@ -26,12 +27,14 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::mpsc;
 
+use self::capture::Capturing;
 use self::control::Control;
 pub use self::control::SetLogLevel;
 pub use self::forwards::Inherited;
 use self::forwards::Ports;
 use self::line::Line;
 use self::local::{DnsAnswer, Services};
+use crate::capture::CaptureError;
 use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
@@ -105,6 +108,9 @@ pub enum GatewayError {
     /// A port cannot be published or exposed.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    /// A capture cannot be written.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// epoll or the runtime failed.
     #[error("the event loop failed: {0}")]
     EventLoop(#[source] io::Error),
@@ -117,6 +123,7 @@ pub struct Gateway {
     services: Rc<RefCell<Services>>,
     answers: mpsc::Receiver<DnsAnswer>,
     ports: Ports,
+    capturing: Capturing,
     /// `None` without control sockets.
     control: Option<Control>,
     set_log_level: Option<SetLogLevel>,
@@ -187,16 +194,20 @@ impl Gateway {
         if let Some(watched) = link.with_link(|link| slirp.watch(link.readiness())) {
             watched.map_err(GatewayError::Start)?;
         }
-        Ok(Self {
+        let mut gateway = Self {
             slirp,
             link,
             services,
             answers,
             ports,
+            capturing: Capturing::new(config),
             control: Control::new(config, now)?,
             set_log_level: None,
             received: Traffic::default(),
-        })
+        };
+        // Last: a file that is there is emptied.
+        gateway.start_captures(&config.observe.captures)?;
+        Ok(gateway)
     }
 
     /// The forwards as they stand.
@@ -229,6 +240,7 @@ impl Gateway {
                     .await
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
+                self.capturing.finish();
                 Ok(Ended {
                     end,
                     counters: self.slirp.counters().clone(),
