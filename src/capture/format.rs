@@ -1,8 +1,7 @@
 //! Packets as blocks of pcapng (draft-ietf-opsawg-pcapng) or records of classic
 //! pcap, collected in a buffer until they are written.
 //!
-//! Files are big-endian: pcap-file 2 writes the two halves of a time in interface
-//! statistics in their right order only then.
+//! Files have the machine's byte order: dumpcap reads no other from a FIFO.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -108,7 +107,7 @@ impl Encoder {
         let form = match about.form {
             Form::PcapNg => {
                 let section = SectionHeaderBlock {
-                    endianness: Endianness::Big,
+                    endianness: Endianness::native(),
                     options: vec![
                         SectionHeaderOption::OS(Cow::Borrowed("Linux")),
                         SectionHeaderOption::UserApplication(Cow::Borrowed(concat!(
@@ -126,7 +125,7 @@ impl Encoder {
                     snaplen: about.snaplen,
                     datalink: DataLink::ETHERNET,
                     ts_resolution: TsResolution::NanoSecond,
-                    endianness: Endianness::Big,
+                    endianness: Endianness::native(),
                     ..PcapHeader::default()
                 };
                 Writer::Pcap(PcapWriter::with_header(buffer.clone(), header)?)
@@ -219,8 +218,8 @@ impl Encoder {
             return Ok(());
         };
         let mut options = vec![
-            InterfaceStatisticsOption::IsbStartTime(nanoseconds(counts.began)),
-            InterfaceStatisticsOption::IsbEndTime(nanoseconds(counts.ended)),
+            InterfaceStatisticsOption::IsbStartTime(timestamp(counts.began)),
+            InterfaceStatisticsOption::IsbEndTime(timestamp(counts.ended)),
             InterfaceStatisticsOption::IsbIfDrop(counts.lost),
             InterfaceStatisticsOption::IsbUsrDeliv(counts.written),
         ];
@@ -230,7 +229,7 @@ impl Encoder {
         });
         let block = InterfaceStatisticsBlock {
             interface_id: counts.interface,
-            timestamp: nanoseconds(counts.ended),
+            timestamp: timestamp(counts.ended),
             options,
         };
         writer.write_block(&block.into_block())?;
@@ -238,9 +237,16 @@ impl Encoder {
     }
 }
 
-/// Enough for the next five hundred years.
-fn nanoseconds(at: Duration) -> u64 {
-    u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
+/// A time for interface statistics. The upper half of it comes first in the file,
+/// whatever the byte order; pcap-file 2 writes it as one number.
+fn timestamp(at: Duration) -> u64 {
+    // Enough for the next five hundred years.
+    let nanoseconds = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+    if cfg!(target_endian = "little") {
+        nanoseconds.rotate_left(32)
+    } else {
+        nanoseconds
+    }
 }
 
 #[cfg(test)]

@@ -340,6 +340,7 @@ pub(crate) struct GatewayArgs {
     #[arg(
         long,
         value_name = "FILE[,OPTIONS]",
+        allow_hyphen_values = true,
         long_help = PCAP_HELP,
         help_heading = "Watching"
     )]

@@ -137,7 +137,7 @@ proptest! {
             encoder.packet(&packet.packet()).expect("writes");
         }
         let bytes = bytes(&mut encoder);
-        prop_assert_eq!(&bytes[..4], &[0xa1, 0xb2, 0x3c, 0x4d]);
+        prop_assert_eq!(&bytes[..4], &0xa1b2_3c4d_u32.to_ne_bytes());
         let mut reader = PcapReader::new(&bytes[..]).expect("a header");
         prop_assert_eq!(reader.header().snaplen, 1000);
         prop_assert_eq!(reader.header().datalink, DataLink::ETHERNET);
@@ -187,14 +187,20 @@ fn statistics_say_what_was_lost() {
     assert_eq!(
         read.options,
         [
-            InterfaceStatisticsOption::IsbStartTime(nanoseconds(began)),
-            InterfaceStatisticsOption::IsbEndTime(nanoseconds(ended)),
+            InterfaceStatisticsOption::IsbStartTime(timestamp(began)),
+            InterfaceStatisticsOption::IsbEndTime(timestamp(ended)),
             InterfaceStatisticsOption::IsbIfDrop(3),
             InterfaceStatisticsOption::IsbUsrDeliv(7),
             InterfaceStatisticsOption::IsbFilterAccept(10),
         ]
     );
     // The upper half of a time comes first, as everywhere in the format.
-    let time = nanoseconds(ended).to_be_bytes();
+    let nanoseconds = u64::try_from(ended.as_nanos()).expect("64 bits");
+    let half = |n: u64| {
+        u32::try_from(n & 0xffff_ffff)
+            .expect("32 bits")
+            .to_ne_bytes()
+    };
+    let time = [half(nanoseconds >> 32), half(nanoseconds)].concat();
     assert_eq!(bytes.windows(8).filter(|word| *word == time).count(), 2);
 }
