@@ -6,6 +6,7 @@
 //! in, and `tests/run` for the one command that installs what they need.
 
 mod bubblewrap;
+mod capture;
 mod control;
 mod differential;
 mod dns;
