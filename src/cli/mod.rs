@@ -22,6 +22,7 @@ mod serve;
 pub mod slirp4netns;
 pub mod speedtest;
 mod summary;
+mod top;
 mod values;
 
 use std::io;
@@ -131,6 +132,9 @@ pub fn main() -> ExitCode {
     }
     if let Some(Command::Ctl(args)) = &cli.command {
         return ctl::run(args);
+    }
+    if let Some(Command::Top(args)) = &cli.command {
+        return top::run(args);
     }
     if let Some(Command::Doctor(args)) = &cli.command {
         return doctor::run(args);

@@ -1,0 +1,69 @@
+//! What a flow is called.
+
+use crate::control::proto::{Flow, FlowDirection, FlowProtocol, FlowState};
+
+/// The other end as the guest knows it: name and port, or address and port.
+pub(super) fn remote(flow: &Flow) -> String {
+    flow.remote.to_string()
+}
+
+/// Whose socket it is in the guest, where that is known.
+pub(super) fn process(_flow: &Flow) -> Option<String> {
+    None
+}
+
+/// `TCP`, `UDP`.
+pub(super) const fn protocol(protocol: FlowProtocol) -> &'static str {
+    match protocol {
+        FlowProtocol::Tcp => "TCP",
+        FlowProtocol::Udp => "UDP",
+    }
+}
+
+/// Who began it: the arrow points away from them, who stand on the left as the
+/// guest does.
+pub(super) const fn arrow(direction: FlowDirection) -> &'static str {
+    match direction {
+        FlowDirection::Outbound => ">",
+        FlowDirection::Inbound => "<",
+    }
+}
+
+/// In four columns.
+pub(super) const fn state(state: FlowState) -> &'static str {
+    match state {
+        FlowState::Connecting => "conn",
+        FlowState::Open => "open",
+        FlowState::HalfClosed => "half",
+    }
+}
+
+/// Everything about a flow that a filter looks into.
+pub(super) fn searched(flow: &Flow) -> String {
+    let state = match flow.state {
+        FlowState::Connecting => "connecting",
+        FlowState::Open => "open",
+        FlowState::HalfClosed => "half closed",
+    };
+    let peer = flow.peer.map(|peer| peer.to_string()).unwrap_or_default();
+    let process = process(flow).unwrap_or_default();
+    format!(
+        "{} {} {} {} {} {peer} {process} {state}",
+        protocol(flow.protocol),
+        flow.guest,
+        arrow(flow.direction),
+        remote(flow),
+        flow.remote,
+    )
+}
+
+/// `TCP 10.0.2.100:40000 > www.example.com:443`.
+pub(super) fn whole(flow: &Flow) -> String {
+    format!(
+        "{} {} {} {}",
+        protocol(flow.protocol),
+        flow.guest,
+        arrow(flow.direction),
+        remote(flow)
+    )
+}
