@@ -184,8 +184,10 @@ fn execute(invocation: &Invocation) -> Exit {
     } = invocation;
     let log_default = match mode {
         Mode::Attach { .. } | Mode::Serve(_) => LevelFilter::INFO,
-        // Nobody could know the ports that the system chooses otherwise.
-        Mode::Run(_) if summary::chooses_ports(config) => LevelFilter::INFO,
+        // Nobody could know the ports and seeds that are chosen otherwise.
+        Mode::Run(_) if summary::chooses_ports(config) || summary::chooses_seeds(config) => {
+            LevelFilter::INFO
+        }
         // The command writes to the same place.
         Mode::Run(_) => LevelFilter::WARN,
     };

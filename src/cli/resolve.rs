@@ -14,6 +14,8 @@ use crate::config::{
     Config, Configure, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig, ObserveConfig, Summary,
 };
 use crate::forward::{AutoPublish, ForwardSpec, PublishOption};
+use crate::gateway::random_seed;
+use crate::impair::{MAX_RULES, Rule, RulesError};
 use crate::net::{AddressPlan, MacAddr, Mtu};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
@@ -37,6 +39,9 @@ pub(crate) enum UsageError {
     /// One descriptor for two purposes.
     #[error("--ready-fd and --exit-fd are both {0}; give each a pipe of its own")]
     SameFd(i32),
+    /// More rules of impairment than there can be.
+    #[error(transparent)]
+    Rules(RulesError),
     /// `.` among other search domains.
     #[error("--search . means no search domains; leave it out beside others")]
     SearchDot,
@@ -315,7 +320,7 @@ fn config(
             },
             reports: Vec::new(),
         },
-        impairments: args.impair,
+        impairments: impairments([args.latency, args.loss], args.impair)?,
         memory: args.memory,
         ready_fd: args.ready_fd,
         exit_fd: args.exit_fd,
@@ -323,6 +328,19 @@ fn config(
         control: args.control,
         slirp4netns_api: None,
     })
+}
+
+/// The rules in order, their seeds chosen: what is said of them at the start is
+/// how to repeat them.
+fn impairments(short: [Option<Rule>; 2], rules: Vec<Rule>) -> Result<Vec<Rule>, UsageError> {
+    let mut rules: Vec<Rule> = short.into_iter().flatten().chain(rules).collect();
+    if rules.len() > MAX_RULES {
+        return Err(UsageError::Rules(RulesError::TooMany));
+    }
+    for rule in &mut rules {
+        rule.choose_seed(random_seed);
+    }
+    Ok(rules)
 }
 
 /// Published ports, exposed ones, and whether the guest's are followed.

@@ -94,7 +94,8 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
         {
             voice.show(&summary::shell_line(config));
         }
-        if let Some(line) = summary::ports_line(config, forwards) {
+        let ports = summary::ports_line(config, forwards);
+        for line in ports.into_iter().chain(summary::seeds_line(config)) {
             match voice.audience() {
                 Audience::Person => voice.show(&format!("{line}\n")),
                 Audience::Log => tracing::info!("{line}"),

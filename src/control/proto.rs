@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::error::{ErrorBody, ErrorCode, RequestError};
 use crate::forward::{Expose, ForwardId, ForwardSpec, Origin, Publish};
+use crate::impair::{Rule, RuleCounts, RuleId};
 
 /// Version of the protocol: counted up when a client of the version before
 /// would misunderstand. New verbs and new members of replies do not count.
@@ -96,6 +97,24 @@ pub enum Request {
     Ports {},
     /// Counts and sizes.
     Statistics {},
+    /// Replace all rules of impairment; when one is wrong nothing changes. Each
+    /// begins anew, its schedule as well.
+    ImpairSet {
+        /// In order.
+        rules: Vec<Rule>,
+    },
+    /// Put a rule behind the others.
+    ImpairAdd {
+        /// Which.
+        rule: Box<Rule>,
+    },
+    /// Take a rule away; what it holds back comes when it was to come.
+    ImpairRemove {
+        /// As the list of rules says.
+        id: RuleId,
+    },
+    /// The rules of impairment in order, and what they did.
+    ImpairList {},
     /// How much is logged from now on.
     Log {
         /// The least important that is.
@@ -293,6 +312,13 @@ pub enum Reply {
     },
     /// Counts and sizes.
     Statistics(Box<Statistics>),
+    /// All rules of impairment: there are 64 at most.
+    Impairments {
+        /// In order.
+        rules: Vec<Impairment>,
+    },
+    /// The rule that was added.
+    Impairment(Box<Impairment>),
 }
 
 /// Who this is.
@@ -424,6 +450,24 @@ pub struct Port {
     pub not_sent: u64,
     /// Frames that came in and made no sense.
     pub malformed: u64,
+}
+
+/// A rule of impairment as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Impairment {
+    /// Never used twice.
+    pub id: RuleId,
+    /// As it was written.
+    pub rule: Rule,
+    /// Where its generators started: the same once more gives the same fates. None
+    /// for what draws nothing.
+    pub seed: Option<u64>,
+    /// Whether its schedule has it in force at the moment.
+    pub in_force: bool,
+    /// What it did to packets from the guest.
+    pub up: RuleCounts,
+    /// What it did to packets to the guest.
+    pub down: RuleCounts,
 }
 
 /// Counts and sizes.

@@ -4,10 +4,11 @@ use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use comfy_table::{CellAlignment, Table};
 
 use crate::control::proto::{
-    Flow, FlowDirection, FlowProtocol, FlowState, Forward, Hello, Host, Lease, Network, Port,
-    Reply, Statistics, Traffic,
+    Flow, FlowDirection, FlowProtocol, FlowState, Forward, Hello, Host, Impairment, Lease, Network,
+    Port, Reply, Statistics, Traffic,
 };
 use crate::forward::ForwardSpec;
+use crate::impair::{Direction, RuleCounts};
 
 /// How tables are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(super) fn text(reply: &Reply, style: Style) -> Option<String> {
         Reply::Leases { leases } => leases_table(leases, style),
         Reply::Ports { ports } => ports_table(ports, style),
         Reply::Statistics(statistics) => lines(&counts(statistics)),
+        Reply::Impairments { rules } => rules_table(rules, style),
+        Reply::Impairment(rule) => rule.id.to_string(),
     };
     Some(text)
 }
@@ -183,6 +186,68 @@ fn ports_table(ports: &[Port], style: Style) -> String {
     table.to_string()
 }
 
+/// A row for each direction of each rule.
+fn rules_table(rules: &[Impairment], style: Style) -> String {
+    let header = [
+        "ID",
+        "Rule",
+        "Seed",
+        "Now",
+        "",
+        "Packets",
+        "Bytes",
+        "Lost",
+        "Copied",
+        "Reordered",
+        "Corrupted",
+        "Delayed",
+        "Queue full",
+    ];
+    let mut table = table(style, header, &[0, 2, 5, 6, 7, 8, 9, 10, 11, 12]);
+    for rule in rules {
+        let mut about = [
+            rule.id.to_string(),
+            rule.rule.to_string(),
+            rule.seed.map(|seed| seed.to_string()).unwrap_or_default(),
+            if rule.in_force { "on" } else { "off" }.to_owned(),
+        ];
+        for (direction, name, counts) in [
+            (Direction::Up, "up", rule.up),
+            (Direction::Down, "down", rule.down),
+        ] {
+            if rule.rule.way.includes(direction) {
+                let about = std::mem::take(&mut about).into_iter();
+                let counts = columns(counts).map(|count| count.to_string());
+                table.add_row(about.chain([name.to_owned()]).chain(counts));
+            }
+        }
+    }
+    table.to_string()
+}
+
+const fn columns(counts: RuleCounts) -> [u64; 8] {
+    let RuleCounts {
+        packets,
+        bytes,
+        lost,
+        duplicated,
+        reordered,
+        corrupted,
+        delayed,
+        queue_dropped,
+    } = counts;
+    [
+        packets,
+        bytes,
+        lost,
+        duplicated,
+        reordered,
+        corrupted,
+        delayed,
+        queue_dropped,
+    ]
+}
+
 fn about(hello: &Hello) -> Vec<(String, String)> {
     let network = |network: &Option<Network>| match network {
         None => "none".to_owned(),
@@ -262,6 +327,7 @@ mod tests {
 
     use crate::control::proto::{Cursor, FlowCounts, FlowId, Memory};
     use crate::forward::ForwardId;
+    use crate::impair::RuleId;
 
     #[test]
     fn durations() {
@@ -317,6 +383,35 @@ mod tests {
         let row = table.lines().last().expect("a row");
         let shown: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         assert_eq!(shown, cells, "{table}");
+        let counts = RuleCounts {
+            packets: 10,
+            bytes: 1000,
+            lost: 3,
+            ..RuleCounts::default()
+        };
+        let rules = Reply::Impairments {
+            rules: vec![Impairment {
+                id: RuleId(2),
+                rule: "loss=30%".parse().expect("a rule"),
+                seed: Some(7),
+                in_force: true,
+                up: counts,
+                down: RuleCounts::default(),
+            }],
+        };
+        let table = text(&rules, Style::Plain).expect("a table");
+        let rows = table.lines().skip(2).map(|row| {
+            let cells = row.trim_matches('|').split('|').map(str::trim);
+            cells.collect::<Vec<_>>().join(",")
+        });
+        assert_eq!(
+            rows.collect::<Vec<_>>(),
+            [
+                "2,loss=30%,7,on,up,10,1000,3,0,0,0,0,0",
+                ",,,,down,0,0,0,0,0,0,0,0"
+            ],
+            "{table}"
+        );
         let statistics = Reply::Statistics(Box::new(Statistics {
             uptime_seconds: 61,
             flows: FlowCounts { tcp: 2, udp: 1 },
