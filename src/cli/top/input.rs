@@ -2,8 +2,11 @@
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-/// Characters of a line, at most: more than a request can carry is of no use.
-const MAX_LINE: usize = 4096;
+use crate::control::lines;
+
+/// Characters of a line, at most: what a request can carry, and so all rules that a
+/// gateway has.
+const MAX_LINE: usize = lines::MAX_LINE;
 
 /// What was typed, and where in it the next character goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -23,8 +23,8 @@ pub(super) struct Look {
     pub(super) statistics: Statistics,
     /// Its flows.
     pub(super) flows: Vec<Seen>,
-    /// Its rules of impairment, as they were written.
-    pub(super) rules: Vec<String>,
+    /// Its rules of impairment.
+    pub(super) rules: Vec<Impaired>,
 }
 
 /// A flow, and when it was asked for: pages come one after the other.
@@ -34,6 +34,15 @@ pub(super) struct Seen {
     pub(super) at: Duration,
     /// The flow.
     pub(super) flow: Flow,
+}
+
+/// A rule of impairment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Impaired {
+    /// As it was written.
+    pub(super) rule: String,
+    /// Whether its schedule has it do something at the moment.
+    pub(super) in_force: bool,
 }
 
 /// A flow with its rates.
@@ -126,7 +135,7 @@ pub(super) struct Model {
     /// What is dropped: what is being dropped now first.
     pub(super) drops: Vec<Dropped>,
     /// The rules of impairment of the last look.
-    pub(super) rules: Vec<String>,
+    pub(super) rules: Vec<Impaired>,
     before: HashMap<FlowId, Before>,
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use super::model::{Look, Seen};
+use super::model::{Impaired, Look, Seen};
 use super::ui::Errand;
 use super::{Event, TopError};
 use crate::cli::ctl::client::{Client, CtlError};
@@ -71,8 +71,25 @@ impl Poller {
             at,
             statistics,
             flows: self.flows()?,
-            rules: Vec::new(),
+            rules: self.rules()?,
         })
+    }
+
+    /// The rules of impairment; none where a gateway knows nothing of them.
+    fn rules(&mut self) -> Result<Vec<Impaired>, CtlError> {
+        let rules = match self.client.ask(&Request::ImpairList {}) {
+            Ok(answered) => match answered.reply {
+                Reply::Impairments { rules } => rules,
+                _ => return Err(self.strange()),
+            },
+            Err(CtlError::Gateway(_)) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let rules = rules.into_iter().map(|rule| Impaired {
+            rule: rule.rule.to_string(),
+            in_force: rule.in_force,
+        });
+        Ok(rules.collect())
     }
 
     /// The flows, page by page.
@@ -102,8 +119,13 @@ impl Poller {
     fn run(&mut self, errand: Errand) -> Result<String, CtlError> {
         let (request, done) = match errand {
             Errand::Close(id, what) => (Request::FlowClose { id }, format!("killed {what}")),
-            Errand::Impair(_) => {
-                return Ok("this gateway cannot impair".to_owned());
+            Errand::Impair(rules) => {
+                let done = match rules.len() {
+                    0 => "nothing is impaired".to_owned(),
+                    1 => "impaired by 1 rule".to_owned(),
+                    n => format!("impaired by {n} rules"),
+                };
+                (Request::ImpairSet { rules }, done)
             }
         };
         match self.client.ask(&request) {

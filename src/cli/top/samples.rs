@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::model::{Look, Model, Seen};
+use super::model::{Impaired, Look, Model, Seen};
 use super::ui::Ui;
 use crate::control::proto::{
     Flow, FlowCounts, FlowDirection, FlowId, FlowProtocol, FlowState, Hello, Memory, PROTOCOL,
@@ -46,6 +46,14 @@ pub(super) fn flow(id: u64, to_guest: u64, from_guest: u64) -> Flow {
         from_guest,
         age_seconds: 1,
         idle_seconds: 0,
+    }
+}
+
+/// A rule that is in force.
+pub(super) fn impaired(rule: &str) -> Impaired {
+    Impaired {
+        rule: rule.to_owned(),
+        in_force: true,
     }
 }
 

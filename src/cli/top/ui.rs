@@ -9,6 +9,7 @@ use super::model::{Look, Model};
 use super::names;
 use super::order::{Direction, Order, arrange};
 use crate::control::proto::FlowId;
+use crate::impair::{Rule, RuleError};
 
 /// Between rules of impairment where they are typed.
 const BETWEEN_RULES: char = ';';
@@ -34,7 +35,7 @@ pub(super) enum Errand {
     /// Reset this flow, which is called so.
     Close(FlowId, String),
     /// Impair by these rules and no others; without any: not at all.
-    Impair(Vec<String>),
+    Impair(Vec<Rule>),
 }
 
 /// What a key asks for beyond the screen.
@@ -76,6 +77,8 @@ pub(super) struct Ui {
     pub(super) mode: Mode,
     /// What was said last, until the next key.
     pub(super) message: Option<String>,
+    /// Rules that were typed and make no sense yet.
+    draft: Option<String>,
 }
 
 impl Ui {
@@ -94,6 +97,7 @@ impl Ui {
             page: 1,
             mode: Mode::Flows,
             message: None,
+            draft: None,
         }
     }
 
@@ -256,9 +260,12 @@ impl Ui {
     }
 
     fn ask_for_rules(&mut self) {
-        let between = format!("{BETWEEN_RULES} ");
-        let rules = self.model.rules.join(&between);
-        self.mode = Mode::Impair(Line::new(&rules));
+        let in_place = || {
+            let rules = self.model.rules.iter().map(|rule| rule.rule.as_str());
+            rules.collect::<Vec<_>>().join(&format!("{BETWEEN_RULES} "))
+        };
+        let text = self.draft.take().unwrap_or_else(in_place);
+        self.mode = Mode::Impair(Line::new(&text));
     }
 
     fn key_in_help(&mut self, key: KeyEvent, from: usize) -> Wish {
@@ -292,7 +299,13 @@ impl Ui {
     fn key_in_impair(&mut self, key: KeyEvent, mut line: Line) -> Wish {
         match line.key(key) {
             Typed::Edited => self.mode = Mode::Impair(line),
-            Typed::Entered => return Wish::Tell(Errand::Impair(rules(&line.text()))),
+            Typed::Entered => match rules(&line.text()) {
+                Ok(rules) => return Wish::Tell(Errand::Impair(rules)),
+                Err(error) => {
+                    self.say(error.to_string());
+                    self.draft = Some(line.text());
+                }
+            },
             Typed::Abandoned => {}
         }
         Wish::None
@@ -339,10 +352,10 @@ impl Ui {
     }
 }
 
-fn rules(text: &str) -> Vec<String> {
+fn rules(text: &str) -> Result<Vec<Rule>, RuleError> {
     let rules = text.split(BETWEEN_RULES).map(str::trim);
     let rules = rules.filter(|rule| !rule.is_empty());
-    rules.map(ToOwned::to_owned).collect()
+    rules.map(str::parse).collect()
 }
 
 fn is_control_c(key: KeyEvent) -> bool {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::*;
-use crate::cli::top::samples::{flow, hello, look, ui};
+use crate::cli::top::samples::{flow, hello, impaired, look, ui};
 
 fn press(ui: &mut Ui, code: KeyCode) -> Wish {
     ui.key(code.into())
@@ -144,7 +144,7 @@ fn a_pause_holds_what_is_shown() {
 fn rules_are_typed_and_cleared() {
     let mut ui = ui(vec![]);
     let mut with_rules = look(1000, vec![]);
-    with_rules.rules = vec!["loss=1%".to_owned(), "up delay=5ms".to_owned()];
+    with_rules.rules = vec![impaired("loss=1%"), impaired("up delay=5ms")];
     ui.take(with_rules);
     press(&mut ui, KeyCode::Char('i'));
     let Mode::Impair(line) = &ui.mode else {
@@ -152,12 +152,21 @@ fn rules_are_typed_and_cleared() {
     };
     assert_eq!(line.text(), "loss=1%; up delay=5ms");
     type_text(&mut ui, ";; dead ;");
-    let rules = ["loss=1%", "up delay=5ms", "dead"].map(ToOwned::to_owned);
+    let rules = ["loss=1%", "up delay=5ms", "dead"].map(|rule| rule.parse().unwrap());
     assert_eq!(
         press(&mut ui, KeyCode::Enter),
         Wish::Tell(Errand::Impair(rules.to_vec()))
     );
+    // What makes no sense is kept, to be made sense of.
     press(&mut ui, KeyCode::Char('i'));
+    type_text(&mut ui, "; nonsense");
+    assert_eq!(press(&mut ui, KeyCode::Enter), Wish::None);
+    assert!(ui.message.as_deref().unwrap().contains("nonsense"));
+    press(&mut ui, KeyCode::Char('i'));
+    let Mode::Impair(line) = &ui.mode else {
+        panic!("no line to type in");
+    };
+    assert!(line.text().ends_with("; nonsense"));
     assert_eq!(press(&mut ui, KeyCode::Esc), Wish::None);
     assert_eq!(
         press(&mut ui, KeyCode::Char('c')),

@@ -280,9 +280,12 @@ impl View {
     /// The impairment in force.
     fn rules(&self, model: &Model, columns: usize) -> Option<Part> {
         let charset = self.theme.charset;
-        let rules = model.rules.join("; ");
-        let text = format!("impaired by {}: {rules}", model.rules.len());
-        let text = text::plain(&text, charset);
+        let rules = model.rules.iter().map(|rule| {
+            let when = if rule.in_force { "" } else { " (not now)" };
+            text::plain(&rule.rule, charset) + when
+        });
+        let rules: Vec<String> = rules.collect();
+        let text = format!("impair {}", rules.join("; "));
         let style = self.theme.bold(Color::Yellow);
         (!model.rules.is_empty())
             .then(|| (text::cut_end(&text, columns, charset).into_owned(), style))

@@ -6,7 +6,7 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::KeyCode;
 
 use super::*;
-use crate::cli::top::samples::{at_millis, flow, hello, look, ui};
+use crate::cli::top::samples::{at_millis, flow, hello, impaired, look, ui};
 use crate::control::proto::{Flow, FlowDirection, FlowProtocol, FlowState};
 
 const PLAIN: Theme = Theme {
@@ -64,7 +64,8 @@ fn busy() -> Ui {
     second.statistics.to_guest.bytes = 12_400_000;
     second.statistics.from_guest.bytes = 9_000;
     second.statistics.dropped = [("no_route".to_owned(), 12), ("malformed".to_owned(), 3)].into();
-    second.rules = vec!["down delay=80ms".to_owned()];
+    second.rules = vec![impaired("down delay=80ms"), impaired("at 1h up loss=1%")];
+    second.rules[1].in_force = false;
     ui.take(second);
     ui
 }
@@ -79,7 +80,7 @@ gw tap0   3 TCP, 0 UDP   up 1 h 5 min   memory 12 of 256 MiB   every 1 s
 down                                             #   12 MB/s   peak  12 MB/s
 up                                               #  9.0 kB/s   peak 9.0 kB/s
 drops no route 12 (+12/s), malformed 3 (+3/s)
-impaired by 1: down delay=80ms
+impair down delay=80ms; at 1h up loss=1% (not now)
   Pr  Guest   Remote                         State   Down     Up Total  Age Idle
 * TCP 40001 > 192.0.2.1:443                  open     12M   4.3k   12M   1s   0s
   TCP 40002 < ~78:9abc:def0:1234:5678]:50000 half       0      0  4.0k   1s   0s
@@ -238,8 +239,8 @@ fn what_is_typed_is_shown_with_the_cursor() {
     let mut ui = busy();
     ui.key(KeyCode::Char('i').into());
     let (frame, cursor) = drawn_at(&mut ui, PLAIN, (80, 24), Duration::ZERO);
-    assert!(lines(&frame).contains("impair: down delay=80ms"));
-    assert_eq!(cursor, Some(Position::new(8 + 15, 23)));
+    assert!(lines(&frame).contains("impair: down delay=80ms; at 1h up loss=1%"));
+    assert_eq!(cursor, Some(Position::new(8 + 33, 23)));
     for _ in 0..100 {
         ui.key(KeyCode::Char('y').into());
     }
@@ -270,7 +271,7 @@ fn the_help_fits_and_scrolls() {
 fn strangers_words_are_harmless() {
     let mut ui = busy();
     let mut second = look(2000, vec![flow(1, 0, 0)]);
-    second.rules = vec!["x\x1b[2J\u{202e}".to_owned()];
+    second.rules = vec![impaired("x\x1b[2J\u{202e}")];
     second
         .statistics
         .dropped
