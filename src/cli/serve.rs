@@ -14,6 +14,7 @@ use super::{Exit, Failure, runtime, summary};
 use crate::config::Config;
 use crate::forward::{ForwardInfo, Passed};
 use crate::gateway::{End, Gateway, Inherited, StopReason};
+use crate::observe::Sink;
 use crate::tap::netns::{Attached, NetnsTarget, attach};
 use crate::tap::{Link, Watch};
 
@@ -36,6 +37,7 @@ pub(super) fn serve(
     let Attached {
         tap,
         sockets,
+        owners,
         made,
         watch,
         helper,
@@ -43,6 +45,8 @@ pub(super) fn serve(
     let inherited = Inherited {
         passed: starter.take_passed(),
         sockets,
+        owners,
+        sinks: starter.take_sinks(),
     };
     let ready = |forwards: &[ForwardInfo]| {
         starter.announce(&format!("Serving {target}"), &made.warnings, voice);
@@ -103,6 +107,11 @@ impl Starter {
     /// The service manager's sockets.
     pub(super) fn take_passed(&mut self) -> Passed {
         self.handles.take_passed()
+    }
+
+    /// What takes what is told of flows.
+    pub(super) fn take_sinks(&mut self) -> Vec<Box<dyn Sink>> {
+        self.handles.take_sinks()
     }
 
     /// Says that traffic flows: to the process that waits for it, and to a

@@ -15,11 +15,13 @@ mod impaired;
 mod impairing;
 mod line;
 mod local;
+mod observe;
 
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::rc::Rc;
@@ -35,14 +37,15 @@ use self::forwards::Ports;
 pub use self::impaired::random_seed;
 use self::line::Line;
 use self::local::{DnsAnswer, Services};
+use self::observe::Watching;
 use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
 use crate::impair::RulesError;
 use crate::policy::{Exposed, Policy};
-use crate::services::dns::DnsError;
-use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp};
+use crate::services::dns::{DnsError, Resolver};
+use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp, Telling};
 use crate::tap::Link;
 use crate::tap::sys::watch_readable;
 
@@ -124,6 +127,7 @@ pub struct Gateway {
     services: Rc<RefCell<Services>>,
     answers: mpsc::Receiver<DnsAnswer>,
     ports: Ports,
+    watching: Watching,
     /// `None` without control sockets.
     control: Option<Control>,
     set_log_level: Option<SetLogLevel>,
@@ -161,7 +165,7 @@ impl Gateway {
     pub fn new(
         config: &Config,
         link: Box<dyn Link>,
-        inherited: Inherited,
+        mut inherited: Inherited,
     ) -> Result<Self, GatewayError> {
         let sockets = HostSockets {
             outbound4: config.outbound4.clone(),
@@ -192,10 +196,17 @@ impl Gateway {
             memory: config.memory,
             descriptors: descriptors().saturating_sub(listeners(config)),
             uso,
+            events: match inherited.sinks.is_empty() {
+                true => Telling::Off,
+                false => Telling::On,
+            },
             outlet: Box::new(link.outlet()),
             local: Box::new(Rc::clone(&services)),
         };
         let mut slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
+        let (sinks, owners) = (mem::take(&mut inherited.sinks), inherited.owners.take());
+        let names = services.borrow().resolver().map(Resolver::names);
+        let watching = Watching::start(sinks, owners, names).map_err(GatewayError::Start)?;
         let ports = Ports::new(config, inherited, descriptors(), &mut slirp, now)?;
         if let Some(watched) = link.with_link(|link| slirp.watch(link.readiness())) {
             watched.map_err(GatewayError::Start)?;
@@ -206,6 +217,7 @@ impl Gateway {
             services,
             answers,
             ports,
+            watching,
             control: Control::new(config, now)?,
             set_log_level: None,
             received: Traffic::default(),
@@ -242,6 +254,7 @@ impl Gateway {
                     .await
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
+                self.watching.finish(&mut self.slirp);
                 Ok(Ended {
                     end,
                     counters: self.slirp.counters().clone(),
@@ -328,6 +341,7 @@ impl Gateway {
         let seen = self.slirp.poll_host()?;
         let more_work = self.slirp.work();
         self.services.borrow_mut().poll(now, &mut self.slirp);
+        self.watching.take_events(&mut self.slirp);
         Ok(
             if frames == FRAMES_PER_ROUND || seen == Seen::More || more_work {
                 Round::Busy

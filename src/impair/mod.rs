@@ -9,6 +9,7 @@
 
 mod dice;
 mod effect;
+mod faults;
 mod frame;
 mod held;
 mod names;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use self::effect::{
     Bursts, Distribution, Loss, MAX_DELAY, Order, PacketEffect, Rate, Rates, Share,
 };
+pub use self::faults::{Beginning, DnsFate, Faults, Nameless};
 pub use self::held::{Intact, MAX_HELD_BYTES};
 pub use self::names::NoNames;
 pub use self::series::{
@@ -153,6 +155,24 @@ pub enum MatchProtocol {
 /// example.com, not that itself; `*` is every name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NamePattern(pub(crate) String);
+
+impl NamePattern {
+    /// True for a name like this, without regard to case and trailing dots.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        let pattern = self.0.trim_end_matches('.');
+        let name = name.trim_end_matches('.');
+        let Some(zone) = pattern.strip_prefix('*') else {
+            return name.eq_ignore_ascii_case(pattern);
+        };
+        // `zone` begins with a dot, or is empty.
+        let below = name.len().checked_sub(zone.len());
+        below
+            .filter(|at| *at > 0 || zone.is_empty())
+            .and_then(|at| name.get(at..))
+            .is_some_and(|end| end.eq_ignore_ascii_case(zone))
+    }
+}
 
 /// When a rule is in force: from `at` after it was set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

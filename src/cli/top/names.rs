@@ -4,12 +4,21 @@ use crate::control::proto::{Flow, FlowDirection, FlowProtocol, FlowState};
 
 /// The other end as the guest knows it: name and port, or address and port.
 pub(super) fn remote(flow: &Flow) -> String {
-    flow.remote.to_string()
+    match &flow.name {
+        Some(name) => format!("{name}:{}", flow.remote.port()),
+        None => flow.remote.to_string(),
+    }
 }
 
 /// Whose socket it is in the guest, where that is known.
-pub(super) fn process(_flow: &Flow) -> Option<String> {
-    None
+pub(super) fn process(flow: &Flow) -> Option<&str> {
+    flow.process.as_ref().map(|process| process.name.as_str())
+}
+
+/// The same with its number.
+pub(super) fn numbered_process(flow: &Flow) -> Option<String> {
+    let process = flow.process.as_ref()?;
+    Some(format!("{}[{}]", process.name, process.pid))
 }
 
 /// `TCP`, `UDP`.
@@ -46,9 +55,11 @@ pub(super) fn searched(flow: &Flow) -> String {
         FlowState::HalfClosed => "half closed",
     };
     let peer = flow.peer.map(|peer| peer.to_string()).unwrap_or_default();
-    let process = process(flow).unwrap_or_default();
+    let process = numbered_process(flow).unwrap_or_default();
+    let exe = flow.process.as_ref().and_then(|p| p.exe.as_deref());
+    let exe = exe.unwrap_or_default();
     format!(
-        "{} {} {} {} {} {peer} {process} {state}",
+        "{} {} {} {} {} {peer} {process} {exe} {state}",
         protocol(flow.protocol),
         flow.guest,
         arrow(flow.direction),

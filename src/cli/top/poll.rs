@@ -9,15 +9,39 @@ use super::model::{Impaired, Look, Seen};
 use super::ui::Errand;
 use super::{Event, TopError};
 use crate::cli::ctl::client::{Client, CtlError};
-use crate::control::proto::{FlowFilter, Hello, Reply, Request};
+use crate::control::proto::{Cursor, Flow, FlowFilter, Hello, Reply, Request};
 
 /// Flows looked at each time. Those beyond are counted only: each costs the
 /// gateway a system call, between two rounds of its data path.
 pub(super) const MAX_FLOWS: usize = 4096;
 
+/// Flows up to which it is asked whose they are.
+const MAX_WITH_PROCESSES: usize = 2000;
+
 /// A look that took long is followed by a pause of so many times as much, however
 /// short the interval: the gateway has more to do.
 const PAUSE_PER_LOOK: u32 = 10;
+
+/// Whether it is asked whose flows are. That takes the gateway a look at all of the
+/// guest's processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Processes {
+    /// It is.
+    Told,
+    /// There are too many.
+    Untold,
+}
+
+impl Processes {
+    /// With so many flows.
+    const fn of(flows: usize) -> Self {
+        if flows <= MAX_WITH_PROCESSES {
+            Self::Told
+        } else {
+            Self::Untold
+        }
+    }
+}
 
 /// What there is to tell of the gateway.
 #[derive(Debug)]
@@ -39,6 +63,8 @@ pub(super) struct Poller {
     path: PathBuf,
     /// What [`Look::at`] counts from.
     started: Instant,
+    /// Whether the gateway can be asked whose flows are.
+    knows_processes: bool,
 }
 
 impl Poller {
@@ -48,6 +74,7 @@ impl Poller {
             client: Client::connect(path)?,
             path: path.to_owned(),
             started,
+            knows_processes: true,
         };
         let hello = poller.hello()?;
         Ok((poller, hello))
@@ -67,10 +94,11 @@ impl Poller {
             Reply::Statistics(statistics) => *statistics,
             _ => return Err(self.strange()),
         };
+        let count = statistics.flows.tcp + statistics.flows.udp;
         Ok(Look {
             at,
             statistics,
-            flows: self.flows()?,
+            flows: self.flows(Processes::of(count))?,
             rules: self.rules()?,
         })
     }
@@ -93,25 +121,44 @@ impl Poller {
     }
 
     /// The flows, page by page.
-    fn flows(&mut self) -> Result<Vec<Seen>, CtlError> {
+    fn flows(&mut self, processes: Processes) -> Result<Vec<Seen>, CtlError> {
         let mut flows: Vec<Seen> = Vec::new();
         let mut after = None;
         loop {
-            let request = Request::FlowList {
-                filter: FlowFilter::default(),
-                after,
-                limit: u32::try_from(MAX_FLOWS - flows.len()).ok(),
-            };
             let at = self.started.elapsed();
-            let Reply::Flows { flows: page, next } = self.client.ask(&request)?.reply else {
-                return Err(self.strange());
-            };
+            let limit = MAX_FLOWS - flows.len();
+            let (page, next) = self.page(after, limit, processes)?;
             flows.extend(page.into_iter().map(|flow| Seen { at, flow }));
             if next.is_none() || flows.len() >= MAX_FLOWS {
                 flows.truncate(MAX_FLOWS);
                 return Ok(flows);
             }
             after = next;
+        }
+    }
+
+    fn page(
+        &mut self,
+        after: Option<Cursor>,
+        limit: usize,
+        processes: Processes,
+    ) -> Result<(Vec<Flow>, Option<Cursor>), CtlError> {
+        let request = |processes| Request::FlowList {
+            filter: FlowFilter::default(),
+            after: after.clone(),
+            limit: u32::try_from(limit).ok(),
+            processes,
+        };
+        let wanted = processes == Processes::Told && self.knows_processes;
+        let mut answered = self.client.ask(&request(wanted));
+        // One of an earlier version does not know the word.
+        if wanted && matches!(answered, Err(CtlError::Gateway(_))) {
+            self.knows_processes = false;
+            answered = self.client.ask(&request(false));
+        }
+        match answered?.reply {
+            Reply::Flows { flows, next } => Ok((flows, next)),
+            _ => Err(self.strange()),
         }
     }
 

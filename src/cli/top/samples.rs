@@ -46,6 +46,8 @@ pub(super) fn flow(id: u64, to_guest: u64, from_guest: u64) -> Flow {
         from_guest,
         age_seconds: 1,
         idle_seconds: 0,
+        name: None,
+        process: None,
     }
 }
 

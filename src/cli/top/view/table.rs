@@ -271,8 +271,11 @@ fn cell(theme: Theme, row: &Row, column: Column, remote: u16, selected: bool) ->
             plain(format!("{} {name}", names::arrow(flow.direction)))
         }
         Column::Process | Column::WideProcess => {
-            let process = names::process(flow).unwrap_or_default();
-            let process = text::plain(&process, charset);
+            let process = match column {
+                Column::Process => names::process(flow).map(ToOwned::to_owned),
+                _ => names::numbered_process(flow),
+            };
+            let process = text::plain(&process.unwrap_or_default(), charset);
             let room = usize::from(column.width());
             plain(text::cut_end(&process, room, charset).into_owned())
         }
