@@ -1,6 +1,6 @@
 //! `gw ctl`: asks a running gateway, through its control socket.
 
-mod client;
+pub(in crate::cli) mod client;
 mod show;
 
 use std::io::{self, IsTerminal as _, Write as _};
