@@ -8,9 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use gw::net::{AddressPlan, Checksum, MacAddr, Mtu, Offload, PlanV4, PlanV6};
-use gw::policy::{Exposed, HostLoopback, Policy};
+use gw::policy::{Exposed, FlowEvent, HostLoopback, Policy};
 use gw::services::neighbourhood::{Neighbourhood, NeighbourhoodConfig, TransportChecksum};
-use gw::slirp::{HostSockets, Local, Outlet, Parts, Slirp};
+use gw::slirp::{HostSockets, Local, Outlet, Parts, Slirp, Telling};
 use gw::tap::Medium;
 use gw::wire::segment::Segmenter;
 
@@ -95,6 +95,7 @@ impl World {
             memory: 4 << 20,
             descriptors: 600,
             uso: true,
+            events: Telling::On,
             outlet: Box::new(sink),
             local: Box::new(Neighbours(Neighbourhood::new(
                 NeighbourhoodConfig::new(plan()),
@@ -133,6 +134,20 @@ impl World {
         }
         assert_eq!(self.slirp.flows(), (0, 0));
         assert_eq!(self.slirp.memory_used(), 0);
+        self.check_events();
+    }
+
+    /// Whatever began has ended once, and nothing else has.
+    fn check_events(&mut self) {
+        let mut open = std::collections::HashSet::new();
+        for event in self.slirp.take_events() {
+            match event {
+                FlowEvent::Opened(flow) => assert!(open.insert(flow.number)),
+                FlowEvent::Decided(flow) => assert!(open.contains(&flow.number)),
+                FlowEvent::Closed(flow) => assert!(open.remove(&flow.opened.number)),
+            }
+        }
+        assert!(open.is_empty(), "{open:?}");
     }
 }
 

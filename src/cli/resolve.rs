@@ -15,8 +15,11 @@ use crate::config::{
     Config, Configure, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig, ObserveConfig, Summary,
 };
 use crate::forward::{AutoPublish, ForwardSpec, PublishOption};
-use crate::net::{AddressPlan, MacAddr, Mtu};
+use crate::gateway::random_seed;
+use crate::impair::{MAX_RULES, Rule, RulesError};
+use crate::net::{AddressPlan, Mtu, gateway_mac};
 use crate::observe::LogTarget;
+use crate::observe::report::output::{self, ReportError};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
 use crate::tap::switch::MAX_PORTS;
@@ -42,6 +45,9 @@ pub(crate) enum UsageError {
     /// One descriptor for two purposes.
     #[error("--ready-fd and --exit-fd are both {0}; give each a pipe of its own")]
     SameFd(i32),
+    /// More rules of impairment than there can be.
+    #[error(transparent)]
+    Rules(RulesError),
     /// `.` among other search domains.
     #[error("--search . means no search domains; leave it out beside others")]
     SearchDot,
@@ -83,6 +89,9 @@ pub(crate) enum UsageError {
          read; name a file or a FIFO, like --pcap >(wireshark -k -i -)"
     )]
     StdoutIsTheCommands,
+    /// A report that could not be written.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// A link that makes no sense.
     #[error("{0}")]
     Link(#[from] LinkSpecError),
@@ -158,6 +167,7 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
     let (mode, interface, gateway) = match (cli.command, cli.netns) {
         (Some(Command::Serve(serve)), _) => return links(serve.link, serve.gateway),
         (Some(Command::Run(run)), _) => {
+            output::check(&run.report)?;
             reports = run.report;
             let identity = if run.map_root {
                 Identity::Root
@@ -187,6 +197,9 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
     let messages = messages(&gateway);
     let mut warnings = Vec::new();
     let mut config = config(interface.into(), gateway, &mut warnings)?;
+    if !reports.is_empty() {
+        config.interface.processes = GuestSockets::Followed;
+    }
     config.observe.reports = reports;
     if matches!(mode, Mode::Run(_)) && captures_to_stdout(&config.observe) > 0 {
         return Err(UsageError::StdoutIsTheCommands);
@@ -215,6 +228,7 @@ fn links(mut links: Vec<LinkSpec>, gateway: GatewayArgs) -> Result<Invocation, U
             Configure::LeaveAlone
         },
         guest_sockets: GuestSockets::Unseen,
+        processes: GuestSockets::Unseen,
     };
     let messages = messages(&gateway);
     let mut warnings = Vec::new();
@@ -234,6 +248,14 @@ fn links(mut links: Vec<LinkSpec>, gateway: GatewayArgs) -> Result<Invocation, U
     })
 }
 
+/// The descriptor that the flow log goes to.
+fn flow_log_fd(args: &GatewayArgs) -> Option<i32> {
+    match args.flow_log {
+        Some(LogTarget::Fd(fd)) => Some(fd),
+        _ => None,
+    }
+}
+
 fn check_links(links: &[LinkSpec], gateway: &GatewayArgs) -> Result<(), UsageError> {
     match links.len() {
         0 => return Err(UsageError::NoLinks),
@@ -248,7 +270,8 @@ fn check_links(links: &[LinkSpec], gateway: &GatewayArgs) -> Result<(), UsageErr
     if links.iter().filter(|link| link.is_configured()).count() > 1 {
         return Err(UsageError::TwoStatic);
     }
-    let others = [gateway.ready_fd, gateway.exit_fd].into_iter().flatten();
+    let others = [gateway.ready_fd, gateway.exit_fd, flow_log_fd(gateway)];
+    let others = others.into_iter().flatten();
     let mut used: Vec<i32> = others.collect();
     for fd in links.iter().flat_map(LinkSpec::descriptors) {
         if used.contains(&fd) {
@@ -276,6 +299,7 @@ impl From<InterfaceArgs> for InterfaceConfig {
                 Configure::Static
             },
             guest_sockets: GuestSockets::Unseen,
+            processes: GuestSockets::Unseen,
         }
     }
 }
@@ -303,6 +327,11 @@ fn config(
     {
         return Err(UsageError::SameFd(ready));
     }
+    if let Some(fd) = flow_log_fd(&args)
+        && [args.ready_fd, args.exit_fd].contains(&Some(fd))
+    {
+        return Err(UsageError::FdTwice(fd));
+    }
     let plan = plan(&args, warnings)?;
     let (forwards, auto_publish) = forwards(&args)?;
     let config = Config {
@@ -313,6 +342,7 @@ fn config(
                 Some(_) => GuestSockets::Followed,
                 None => GuestSockets::Unseen,
             },
+            processes: processes(&args),
             ..interface
         },
         host_loopback: args.host_loopback.unwrap_or(HostLoopback::Closed),
@@ -336,7 +366,7 @@ fn config(
             },
             reports: Vec::new(),
         },
-        impairments: args.impair,
+        impairments: impairments([args.latency, args.loss], args.impair)?,
         memory: args.memory,
         ready_fd: args.ready_fd,
         exit_fd: args.exit_fd,
@@ -359,6 +389,28 @@ fn captures_to_stdout(observe: &ObserveConfig) -> usize {
     captures
         .filter(|capture| capture.target == Target::Stdout)
         .count()
+}
+
+/// Whether anybody may want to know the processes that flows belong to.
+fn processes(args: &GatewayArgs) -> GuestSockets {
+    if args.flow_log.is_some() || args.control.is_some() {
+        GuestSockets::Followed
+    } else {
+        GuestSockets::Unseen
+    }
+}
+
+/// The rules in order, their seeds chosen: what is said of them at the start is
+/// how to repeat them.
+fn impairments(short: [Option<Rule>; 2], rules: Vec<Rule>) -> Result<Vec<Rule>, UsageError> {
+    let mut rules: Vec<Rule> = short.into_iter().flatten().chain(rules).collect();
+    if rules.len() > MAX_RULES {
+        return Err(UsageError::Rules(RulesError::TooMany));
+    }
+    for rule in &mut rules {
+        rule.choose_seed(random_seed);
+    }
+    Ok(rules)
 }
 
 /// Published ports, exposed ones, and whether the guest's are followed.
@@ -404,19 +456,11 @@ fn plan(args: &GatewayArgs, warnings: &mut Vec<String>) -> Result<AddressPlan, U
         v6 = None;
     }
     Ok(AddressPlan {
+        gateway_mac: gateway_mac(v4.as_ref(), v6.as_ref()),
         v4,
         v6,
-        gateway_mac: random_mac(),
         mtu: args.mtu,
     })
-}
-
-/// A MAC address of the gateway's own. Where the system has no randomness yet
-/// any will do: there are two stations on the link.
-pub(super) fn random_mac() -> MacAddr {
-    let mut bytes = [0x02, 0x67, 0x77, 0x00, 0x00, 0x02];
-    let _ = getrandom::fill(&mut bytes);
-    MacAddr::local_from(bytes)
 }
 
 fn dns(args: &GatewayArgs) -> Result<Option<DnsConfig>, UsageError> {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use self::error::{ErrorBody, ErrorCode, RequestError};
 use crate::capture::{CaptureId, CaptureSpec};
 use crate::forward::{Expose, ForwardId, ForwardSpec, Origin, Publish};
+use crate::impair::{Rule, RuleCounts, RuleId};
 
 /// Version of the protocol: counted up when a client of the version before
 /// would misunderstand. New verbs and new members of replies do not count.
@@ -79,6 +80,10 @@ pub enum Request {
         /// Only those that match all that is given.
         #[serde(default, skip_serializing_if = "FlowFilter::is_empty")]
         filter: FlowFilter,
+        /// Say which process each belongs to. That takes the time to look at the
+        /// guest's processes; nobody else waits meanwhile.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        processes: bool,
         /// Go on behind this page.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<Cursor>,
@@ -116,6 +121,24 @@ pub enum Request {
     },
     /// The captures, by id.
     CaptureList {},
+    /// Replace all rules of impairment; when one is wrong nothing changes. Each
+    /// begins anew, its schedule as well.
+    ImpairSet {
+        /// In order.
+        rules: Vec<Rule>,
+    },
+    /// Put a rule behind the others.
+    ImpairAdd {
+        /// Which.
+        rule: Box<Rule>,
+    },
+    /// Take a rule away; what it holds back comes when it was to come.
+    ImpairRemove {
+        /// As the list of rules says.
+        id: RuleId,
+    },
+    /// The rules of impairment in order, and what they did.
+    ImpairList {},
     /// How much is logged from now on.
     Log {
         /// The least important that is.
@@ -323,6 +346,13 @@ pub enum Reply {
     },
     /// Counts and sizes.
     Statistics(Box<Statistics>),
+    /// All rules of impairment: there are 64 at most.
+    Impairments {
+        /// In order.
+        rules: Vec<Impairment>,
+    },
+    /// The rule that was added.
+    Impairment(Box<Impairment>),
 }
 
 /// Who this is.
@@ -416,6 +446,23 @@ pub struct Flow {
     pub age_seconds: u64,
     /// Since something last moved.
     pub idle_seconds: u64,
+    /// The name that the guest resolved the remote's address from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The process whose socket it is, where that was asked for and can be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<FlowProcess>,
+}
+
+/// A process of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowProcess {
+    /// Its number, as the gateway sees it.
+    pub pid: u32,
+    /// Its name, 15 bytes at most.
+    pub name: String,
+    /// Its executable; none where that cannot be read.
+    pub exe: Option<String>,
 }
 
 /// A DHCP lease.
@@ -485,6 +532,24 @@ pub enum CaptureState {
     Running,
     /// It writes what is left.
     Ending,
+}
+
+/// A rule of impairment as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Impairment {
+    /// Never used twice.
+    pub id: RuleId,
+    /// As it was written.
+    pub rule: Rule,
+    /// Where its generators started: the same once more gives the same fates. None
+    /// for what draws nothing.
+    pub seed: Option<u64>,
+    /// Whether its schedule has it in force at the moment.
+    pub in_force: bool,
+    /// What it did to packets from the guest.
+    pub up: RuleCounts,
+    /// What it did to packets to the guest.
+    pub down: RuleCounts,
 }
 
 /// Counts and sizes.

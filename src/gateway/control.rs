@@ -1,11 +1,12 @@
 //! Answers to the clients of the control sockets, given by the loop between two
 //! rounds. Each takes a bounded time: lists come in pages.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Gateway, StopReason};
 use crate::config::{Config, IcmpPolicy};
@@ -81,6 +82,16 @@ pub(super) async fn next(control: &mut Option<Control>) -> Command {
     }
 }
 
+/// A client that waits for its answer.
+pub(super) struct Answering(oneshot::Sender<Result<Reply, RequestError>>);
+
+impl Answering {
+    /// Answers, should the client still be there.
+    pub(super) fn answer(self, answer: Result<Reply, RequestError>) {
+        let _ = self.0.send(answer);
+    }
+}
+
 impl Gateway {
     /// Does what waits, a few commands at most.
     pub(super) fn do_waiting_commands(&mut self) -> ControlFlow<StopReason> {
@@ -99,8 +110,18 @@ impl Gateway {
             return ControlFlow::Continue(());
         };
         let stops = command.request == Request::Shutdown {};
-        let answer = self.answer_request(command.request);
-        let _ = command.reply.send(answer);
+        let processes = matches!(
+            command.request,
+            Request::FlowList {
+                processes: true,
+                ..
+            }
+        );
+        let answering = Answering(command.reply);
+        match self.answer_request(command.request) {
+            Ok(reply) if processes => self.watching.add_processes(reply, answering),
+            answer => answering.answer(answer),
+        }
         if stops {
             ControlFlow::Break(StopReason::Requested)
         } else {
@@ -119,6 +140,8 @@ impl Gateway {
             Request::HostList { after, limit } => self.list_hosts(after, limit),
             Request::FlowList {
                 filter,
+                // Looked for when the page is there.
+                processes: _,
                 after,
                 limit,
             } => self.list_flows(&filter, after, limit),
@@ -126,6 +149,10 @@ impl Gateway {
             Request::Leases {} => Ok(self.leases()),
             Request::Ports {} => self.list_ports(),
             Request::Statistics {} => self.statistics(),
+            Request::ImpairSet { rules } => self.set_rules(rules),
+            Request::ImpairAdd { rule } => self.add_rule(*rule),
+            Request::ImpairRemove { id } => self.remove_rule(id),
+            Request::ImpairList {} => Ok(self.list_rules()),
             Request::Log { level } => self.set_log_level(level),
             Request::Shutdown {} => Ok(Reply::Done {}),
             // Done by `do_capture`, whose answers come later.
@@ -244,7 +271,9 @@ impl Gateway {
         let mut last = None;
         for info in rest.by_ref().take(MAX_EXAMINED) {
             last = Some(info.id);
-            if let Some(flow) = flow(&info).filter(|flow| filter.matches(flow)) {
+            if let Some(mut flow) = flow(&info).filter(|flow| filter.matches(flow)) {
+                let name = self.watching.name_of(flow.remote.ip());
+                flow.name = name.map(|name| name.to_string());
                 flows.push(flow);
             }
             if flows.len() == limit {
@@ -320,13 +349,17 @@ impl Gateway {
             budget: control.memory,
         };
         let drops = self.slirp.counters().drops();
+        let mut dropped: BTreeMap<String, u64> =
+            drops.map(|(why, count)| (name_of(why), count)).collect();
+        self.link
+            .look_at_impairment(|impairment| impairment.add_drops(&mut dropped));
         Ok(Reply::Statistics(Box::new(Statistics {
             uptime_seconds: control.started.elapsed().as_secs(),
             flows: FlowCounts { tcp, udp },
             memory,
             from_guest: self.received,
             to_guest: self.link.sent(),
-            dropped: drops.map(|(why, count)| (name_of(why), count)).collect(),
+            dropped,
         })))
     }
 
@@ -454,11 +487,13 @@ fn flow(info: &slirp::FlowInfo) -> Option<Flow> {
         from_guest: info.from_guest,
         age_seconds: info.age.as_secs(),
         idle_seconds: info.idle.as_secs(),
+        name: None,
+        process: None,
     })
 }
 
 /// `TableFull` is `table_full`.
-fn name_of(reason: DropReason) -> String {
+pub(super) fn name_of(reason: DropReason) -> String {
     let mut name = String::new();
     for c in format!("{reason:?}").chars() {
         if c.is_ascii_uppercase() && !name.is_empty() {

@@ -38,6 +38,7 @@ pub struct FlowOpened {
     /// Its number.
     pub number: FlowNumber,
     /// Its name in the list of flows; `None`: it was turned away and is in no list.
+    /// UDP flows of one guest's address and port to several remotes share one.
     pub id: Option<u64>,
     /// When.
     pub at: Instant,
@@ -45,9 +46,9 @@ pub struct FlowOpened {
     pub protocol: Protocol,
     /// Who began it: the guest or the host.
     pub by: Party,
-    /// The guest's end.
+    /// The guest's end; its port is the identifier of an echo flow.
     pub guest: SocketAddr,
-    /// The other end, as the guest sees it.
+    /// The other end, as the guest sees it; an echo flow's port is 0.
     pub remote: SocketAddr,
 }
 
@@ -92,9 +93,12 @@ pub enum FlowVerdict {
 pub struct Carried {
     /// Bytes of payload.
     pub bytes: u64,
-    /// Packets of the wire's size.
+    /// Packets of the wire's size, headers-only ones included; of UDP the
+    /// datagrams, whether or not they were cut into fragments.
     pub packets: u64,
-    /// Packets of TCP that were sent again by us.
+    /// Packets of TCP that were sent again, by the gateway towards the guest and
+    /// by the host's kernel from the guest on. What the guest or the remote sent
+    /// again is not seen.
     pub retransmits: u64,
 }
 
@@ -125,7 +129,8 @@ pub enum HowEnded {
 /// A flow has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowClosed {
-    /// As it began.
+    /// As it began; with the ends that it had last, where it was led to another
+    /// address of the guest.
     pub opened: FlowOpened,
     /// When it ended.
     pub at: Instant,
@@ -133,7 +138,8 @@ pub struct FlowClosed {
     pub verdict: Option<FlowVerdict>,
     /// The other end, as the host sees it.
     pub peer: Option<SocketAddr>,
-    /// From its beginning to its being open on both sides.
+    /// From its beginning to the answer of the side that was asked. TCP only, and
+    /// for what leads somewhere.
     pub connect_time: Option<Duration>,
     /// Towards the guest.
     pub to_guest: Carried,
@@ -142,7 +148,8 @@ pub struct FlowClosed {
     /// Smoothed round-trip time between the host and the remote, as the host's
     /// kernel has it. TCP only.
     pub rtt: Option<Duration>,
-    /// The same between the gateway and the guest.
+    /// Between the gateway and the guest: from the gateway's SYN-ACK to the
+    /// guest's answer, where the guest began. `None` when that was lost.
     pub guest_rtt: Option<Duration>,
     /// Who ended it.
     pub by: Party,

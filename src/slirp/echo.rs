@@ -22,10 +22,12 @@ use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
 use super::errqueue::{self, socket_addr};
+use super::events::{Ending, Ends, verdict_of};
 use super::flow::{Idle, Slots, Table, Token};
+use super::pairs::{Pairs, Passed};
 use super::reactor::Readiness;
 use super::sockets::{EchoKind, set_hop_limit};
-use crate::policy::{Protocol, Verdict};
+use crate::policy::{FlowVerdict, HowEnded, Party, Protocol, Verdict};
 use crate::wire::icmp::{Echo as EchoMessage, echo_reply};
 
 /// Flows at most.
@@ -51,6 +53,19 @@ struct Flow {
     kind: EchoKind,
     hop_limit: Option<u8>,
     active: Instant,
+    /// What is told of; `None` when nothing is.
+    pairs: Option<Box<Pairs>>,
+}
+
+impl Flow {
+    fn send(&mut self, request: &EchoMessage<'_>, to: SocketAddr) -> std::io::Result<()> {
+        let hops = request.ttl - 1; // checked by the ingress
+        if self.hop_limit != Some(hops) {
+            set_hop_limit(&self.socket, to.ip(), hops)?;
+            self.hop_limit = Some(hops);
+        }
+        Ok(send_request(self, request, to)?)
+    }
 }
 
 impl Idle for Flow {
@@ -98,9 +113,16 @@ impl Echo {
                 }
             }
             Verdict::Connect(to) if core.forward_echo => self.forward(core, &request, to, packet),
-            Verdict::Connect(_) => core.problem(Problem::Prohibited, packet),
-            Verdict::Unreachable => core.problem(Problem::NetUnreachable, packet),
+            Verdict::Connect(_) => {
+                turned_away(core, &request, FlowVerdict::Unreachable);
+                core.problem(Problem::Prohibited, packet);
+            }
+            Verdict::Unreachable => {
+                turned_away(core, &request, FlowVerdict::Unreachable);
+                core.problem(Problem::NetUnreachable, packet);
+            }
             Verdict::Drop | Verdict::Dns | Verdict::ConnectUnix(_) => {
+                turned_away(core, &request, FlowVerdict::Dropped);
                 core.drop(DropReason::NoNeighbour)
             }
         }
@@ -113,22 +135,32 @@ impl Echo {
         to: SocketAddr,
         packet: &[u8],
     ) {
-        let sent = self.flow_for(core, request).and_then(|token| {
-            let flow = self.flows.get_mut(token).ok_or(Errno::ENOENT)?;
-            let hops = request.ttl - 1; // checked by the ingress
-            if flow.hop_limit != Some(hops) {
-                set_hop_limit(&flow.socket, to.ip(), hops)?;
-                flow.hop_limit = Some(hops);
+        let token = match self.flow_for(core, request) {
+            Ok(token) => token,
+            Err(error) => {
+                turned_away(core, request, verdict_of(error.raw_os_error()));
+                return self.failed(core, &error, packet);
             }
-            send_request(flow, request, to).map_err(Into::into)
-        });
-        if let Err(error) = sent {
+        };
+        let Some(flow) = self.flows.get_mut(token) else {
+            return;
+        };
+        if let Some(pairs) = &mut flow.pairs {
+            let passed = passed(ends(request), to.ip(), request.payload.len());
+            pairs.sent(&mut core.events, core.now, passed);
+        }
+        if let Err(error) = flow.send(request, to) {
+            if let Some(pairs) = &mut flow.pairs
+                && let Some(problem) = Problem::from_errno(errno(&error))
+            {
+                pairs.failed(&mut core.events, core.now, to, problem);
+            }
             self.failed(core, &error, packet);
         }
     }
 
     fn failed(&mut self, core: &mut Core, error: &std::io::Error, packet: &[u8]) {
-        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+        let errno = errno(error);
         if matches!(errno, Errno::EACCES | Errno::EPERM) && !self.warned {
             self.warned = true;
             tracing::warn!(
@@ -152,7 +184,7 @@ impl Echo {
         }
         if self.flows.is_full() {
             for oldest in self.flows.longest_idle(1) {
-                self.remove(oldest);
+                self.remove(core, oldest, Ending::ours(HowEnded::Evicted));
             }
         }
         let (socket, kind) = core.sockets.echo(request.dst)?;
@@ -168,6 +200,7 @@ impl Echo {
                 kind,
                 hop_limit: None,
                 active,
+                pairs: core.events.is_on().then(|| Box::new(Pairs::new(token))),
             })
         });
         watched?;
@@ -177,8 +210,11 @@ impl Echo {
         Ok(token)
     }
 
-    fn remove(&mut self, token: Token) {
+    fn remove(&mut self, core: &mut Core, token: Token, ending: Ending) {
         if let Some(flow) = self.flows.remove(token) {
+            if let Some(pairs) = flow.pairs {
+                pairs.end(&mut core.events, core.now, ending);
+            }
             self.index.remove(&(flow.guest, flow.ident));
         }
     }
@@ -193,6 +229,10 @@ impl Echo {
             let reports = errqueue::drain(&flow.socket);
             let _ = socket2::SockRef::from(&flow.socket).take_error();
             for report in reports {
+                if let Some(pairs) = &mut flow.pairs {
+                    let peer = SocketAddr::new(report.destination.ip(), 0);
+                    pairs.failed(&mut core.events, core.now, peer, report.problem);
+                }
                 relay(core, flow, &report);
             }
         }
@@ -217,9 +257,17 @@ impl Echo {
     }
 
     /// Removes idle flows.
-    pub(crate) fn poll_timers(&mut self, now: Instant) {
-        for token in self.flows.idle(now) {
-            self.remove(token);
+    pub(crate) fn poll_timers(&mut self, core: &mut Core) {
+        for token in self.flows.idle(core.now) {
+            self.remove(core, token, Ending::ours(HowEnded::Idle));
+        }
+    }
+
+    /// Ends every flow.
+    pub(crate) fn end_all(&mut self, core: &mut Core, ending: Ending) {
+        let tokens: Vec<Token> = self.flows.iter().map(|(token, _)| token).collect();
+        for token in tokens {
+            self.remove(core, token, ending);
         }
     }
 
@@ -227,6 +275,36 @@ impl Echo {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.flows.next_look()
     }
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}
+
+/// The ends of the flow that a request belongs to. A flow of echo has no ports;
+/// the guest's is the identifier.
+fn ends(request: &EchoMessage<'_>) -> Ends {
+    Ends {
+        protocol: Protocol::Echo,
+        guest: SocketAddr::new(request.src, request.ident),
+        remote: SocketAddr::new(request.dst, 0),
+    }
+}
+
+fn passed(ends: Ends, peer: IpAddr, bytes: usize) -> Passed {
+    Passed {
+        ends,
+        peer: SocketAddr::new(peer, 0),
+        bytes: bytes as u64,
+        datagrams: 1,
+    }
+}
+
+/// Tells of a request that led to no flow.
+fn turned_away(core: &mut Core, request: &EchoMessage<'_>, verdict: FlowVerdict) {
+    let by = Party::Gateway;
+    core.events
+        .turned_away(core.now, ends(request), verdict, by);
 }
 
 fn send_request(flow: &Flow, request: &EchoMessage<'_>, to: SocketAddr) -> Result<(), Errno> {
@@ -251,7 +329,7 @@ fn send_request(flow: &Flow, request: &EchoMessage<'_>, to: SocketAddr) -> Resul
 }
 
 /// Hands a reply to the guest, under its own identifier.
-fn reply(core: &mut Core, flow: &Flow, from: IpAddr, bytes: &[u8]) {
+fn reply(core: &mut Core, flow: &mut Flow, from: IpAddr, bytes: &[u8]) {
     let message = match (flow.kind, from) {
         // Raw IPv4 sockets deliver the IP header as well (raw(7)).
         (EchoKind::Raw, IpAddr::V4(_)) => {
@@ -277,6 +355,15 @@ fn reply(core: &mut Core, flow: &Flow, from: IpAddr, bytes: &[u8]) {
         seq: u16::from_be_bytes([s0, s1]),
         payload,
     };
+    if let Some(pairs) = &mut flow.pairs {
+        let ends = Ends {
+            protocol: Protocol::Echo,
+            guest: SocketAddr::new(flow.guest, flow.ident),
+            remote: seen,
+        };
+        let passed = passed(ends, from, payload.len());
+        pairs.received(&mut core.events, core.now, passed);
+    }
     if let Ok(packet) = reply.to_reply_packet() {
         core.egress().packet(&packet);
     }

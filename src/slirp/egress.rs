@@ -355,7 +355,7 @@ impl Egress {
 }
 
 impl lwip::Egress for Egress {
-    fn segment(&mut self, headers: &[u8], payload: &[IoSlice<'_>], mss: u16) {
+    fn segment(&mut self, headers: &[u8], payload: &[IoSlice<'_>], mss: u16) -> u32 {
         let ip_len = if headers[0] >> 4 == 6 {
             40
         } else {
@@ -381,6 +381,10 @@ impl lwip::Egress for Egress {
         };
         let gso = (len > size.into()).then_some((kind, size));
         self.transport(headers, payload, protocol::TCP, headers.len() - ip_len, gso);
+        match gso {
+            Some(_) => u32::try_from(len.div_ceil(size.into())).unwrap_or(u32::MAX),
+            None => 1,
+        }
     }
 }
 

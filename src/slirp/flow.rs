@@ -186,6 +186,17 @@ impl<T> Slots<T> {
         Some(value)
     }
 
+    /// As [`Slots::iter`], to be changed.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Token, &mut T)> {
+        let table = self.table;
+        self.slots
+            .iter_mut()
+            .enumerate()
+            .filter_map(move |(index, (generation, value))| {
+                Some((Token::new(table, index, *generation), value.as_mut()?))
+            })
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
         self.iter_from(0)
     }

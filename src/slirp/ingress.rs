@@ -126,7 +126,7 @@ impl Slirp {
         match ip.protocol {
             protocol::TCP => {
                 verify(&ip, buffer.bytes(), offload)?;
-                self.tcp_segment(buffer, &ip)
+                self.tcp_segment(buffer, &ip, offload)
             }
             protocol::UDP => self.udp_datagram(buffer, ip, offload),
             protocol::ICMP | protocol::ICMPV6
@@ -157,7 +157,13 @@ impl Slirp {
         self.core.plan.is_gateway(addr) || self.core.plan.is_dns(addr)
     }
 
-    fn tcp_segment(&mut self, buffer: FrameBuf, ip: &IpPacket) -> Result<(), DropReason> {
+    fn tcp_segment(
+        &mut self,
+        buffer: FrameBuf,
+        ip: &IpPacket,
+        offload: &Offload,
+    ) -> Result<(), DropReason> {
+        let segment = offload.gso.map(|gso| gso.size);
         let header = TcpHeader::parse(&buffer.bytes()[ip.payload.clone()])?;
         let (guest, remote) = (ip.source, ip.destination);
         let range = ip.payload.clone();
@@ -171,6 +177,7 @@ impl Slirp {
                 ip,
                 header,
                 bytes: buffer.bytes(),
+                segment,
             };
             let pool = Rc::clone(&self.core.pool);
             self.tcp.input(&mut self.core, &arrival, || {
@@ -195,15 +202,16 @@ impl Slirp {
             ip,
             header,
             bytes: &[],
+            segment,
         };
-        let segment = || Ingress {
+        let ingress = || Ingress {
             frame,
             start,
             len,
             guest,
             remote,
         };
-        self.tcp.input(&mut self.core, &arrival, segment);
+        self.tcp.input(&mut self.core, &arrival, ingress);
         Ok(())
     }
 

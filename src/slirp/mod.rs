@@ -30,6 +30,7 @@ mod counters;
 mod echo;
 mod egress;
 mod errqueue;
+mod events;
 mod flow;
 mod flows;
 #[doc(hidden)]
@@ -39,6 +40,7 @@ mod ingress;
 mod lwip;
 mod neighbours;
 mod packet;
+mod pairs;
 mod reactor;
 mod reassembly;
 mod sockets;
@@ -54,6 +56,7 @@ use std::time::{Duration, Instant};
 
 pub use self::counters::{Counters, DropReason};
 pub use self::egress::Outlet;
+pub use self::events::Telling;
 pub use self::flows::{Direction, FlowId, FlowIdError, FlowInfo, FlowState, MAX_LISTED};
 pub use self::inbound::{GuestTarget, Listener, ListenerId, ListenerKind};
 pub use self::reactor::Reactor;
@@ -61,6 +64,7 @@ pub use self::sockets::{HostSockets, OutboundError};
 
 use self::echo::Echo;
 use self::egress::{Egress, Problem};
+use self::events::{Ending, Events};
 use self::flow::{Table, Token};
 use self::inbound::Inbound;
 use self::lwip::{Budget, FrameBuf, Pool, Stack, TICK_MS};
@@ -70,7 +74,7 @@ use self::reassembly::Reassembly;
 use self::tcp::Tcp;
 use self::udp::{Receiver, Udp};
 use crate::net::{AddressPlan, Checksum, Offload};
-use crate::policy::Policy;
+use crate::policy::{FlowEvent, HowEnded, Policy};
 
 /// What the gateway answers itself and does not belong in this room.
 pub trait Local: fmt::Debug {
@@ -107,6 +111,8 @@ pub struct Parts {
     pub descriptors: usize,
     /// Whether the link carries UDP super-frames.
     pub uso: bool,
+    /// Whether [`Slirp::take_events`] has something to give.
+    pub events: Telling,
     /// Takes frames for the guest.
     pub outlet: Box<dyn Outlet>,
     /// Answers what the gateway answers itself.
@@ -133,6 +139,7 @@ pub(crate) struct Core {
     sockets: HostSockets,
     local: Box<dyn Local>,
     plan: AddressPlan,
+    events: Events,
     now: Instant,
     forward_echo: bool,
     uso: bool,
@@ -249,6 +256,7 @@ impl Slirp {
             sockets,
             local,
             plan,
+            events: Events::new(parts.events),
             now,
             forward_echo,
             uso,
@@ -286,11 +294,12 @@ impl Slirp {
     }
 
     /// Makes [`Slirp::readiness`] tell of `deadline` as well, once it comes.
+    /// `now` is the time at this moment: a round takes some.
     ///
     /// # Errors
     /// As `timerfd_settime(2)`.
-    pub fn wake_by(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        self.core.reactor.wake_by(deadline, self.core.now)
+    pub fn wake_by(&mut self, deadline: Option<Instant>, now: Instant) -> io::Result<()> {
+        self.core.reactor.wake_by(deadline, now)
     }
 
     /// Lets [`Slirp::readiness`] tell of another descriptor as well.
@@ -320,7 +329,7 @@ impl Slirp {
     /// Closes a listener; what it has accepted lives on. False when there is
     /// no such listener any more.
     pub fn unlisten(&mut self, id: ListenerId) -> bool {
-        let known = self.inbound.unlisten(&self.core, id);
+        let known = self.inbound.unlisten(&mut self.core, id);
         self.share_descriptors();
         known
     }
@@ -373,11 +382,11 @@ impl Slirp {
     /// Ends a flow: TCP with a reset on both sides, UDP by forgetting it. False
     /// when it has gone already.
     pub fn close_flow(&mut self, id: FlowId) -> bool {
-        let token = id.token();
+        let (core, token) = (&mut self.core, id.token());
         match token.table() {
-            Table::Tcp => self.tcp.close(token),
-            Table::Udp => self.udp.close(token),
-            Table::Client => self.inbound.close(token),
+            Table::Tcp => self.tcp.close(core, token),
+            Table::Udp => self.udp.close(core, token),
+            Table::Client => self.inbound.close(core, token),
             Table::Driver | Table::Echo | Table::Listener => false,
         }
     }
@@ -464,9 +473,9 @@ impl Slirp {
             self.tcp.silent(&mut self.core, addr);
             self.inbound.silent(&mut self.core, addr);
         }
-        self.udp.poll_timers(now);
-        self.inbound.poll_timers(now);
-        self.echo.poll_timers(now);
+        self.udp.poll_timers(&mut self.core);
+        self.inbound.poll_timers(&mut self.core);
+        self.echo.poll_timers(&mut self.core);
         for packet in self.reassembly.expire(now) {
             self.core.problem(Problem::Reassembly, &packet);
             self.core.drop(DropReason::Fragment);
@@ -503,9 +512,23 @@ impl Slirp {
         self.core.pool.trim();
     }
 
-    /// Resets every TCP flow on both sides.
+    /// What was told of flows since the last call: to be called once per round.
+    pub fn take_events(&mut self) -> impl Iterator<Item = FlowEvent> {
+        self.core.events.take()
+    }
+
+    /// Flows that were not told of since the last call, for want of room.
+    pub fn take_lost_events(&mut self) -> u64 {
+        self.core.events.take_lost()
+    }
+
+    /// The end: resets every TCP flow on both sides, forgets all others.
     pub fn reset_all(&mut self) {
-        self.tcp.reset_all();
+        let ending = Ending::ours(HowEnded::Shutdown);
+        self.tcp.reset_all(&mut self.core, ending);
+        self.udp.end_all(&mut self.core, ending);
+        self.inbound.end_all(&mut self.core, ending);
+        self.echo.end_all(&mut self.core, ending);
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::getsockopt_impl;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use rustix::net::sockopt::{set_ip_mtu_discover, set_ipv6_mtu_discover};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -196,3 +198,49 @@ pub(crate) fn set_dont_fragment(socket: &OwnedFd, to: IpAddr, df: bool) -> io::R
     }
     Ok(())
 }
+
+/// What the host's kernel knows of a TCP connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct HostTcp {
+    /// Smoothed round-trip time; `None` before there was a sample.
+    pub(crate) rtt: Option<Duration>,
+    /// Segments that it has sent again.
+    pub(crate) retransmits: u64,
+}
+
+impl HostTcp {
+    /// Asks for `socket`'s; nothing for one that is not of TCP.
+    pub(crate) fn of(socket: impl AsFd) -> Self {
+        let Ok(info) = getsockopt(&socket, TcpInfoOption) else {
+            return Self::default();
+        };
+        Self {
+            rtt: (info.rtt > 0).then(|| Duration::from_micros(info.rtt.into())),
+            retransmits: info.total_retransmits.into(),
+        }
+    }
+}
+
+/// The part of Linux's `struct tcp_info` that every kernel since 2.6 has: it fills
+/// as much as it is given room for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TcpInfo {
+    _states: [u8; 8],
+    _timers_to_receive_threshold: [u32; 15],
+    /// In microseconds.
+    rtt: u32,
+    _rtt_variance_to_receive_space: [u32; 7],
+    total_retransmits: u32,
+}
+
+#[derive(Clone, Copy)]
+struct TcpInfoOption;
+
+getsockopt_impl!(
+    TcpInfoOption,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    TcpInfo,
+    sockopt::GetStruct<TcpInfo>
+);

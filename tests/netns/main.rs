@@ -16,6 +16,7 @@ mod forward;
 mod guides;
 mod harness;
 mod icmp;
+mod impair;
 mod ip;
 mod kernel;
 mod lifecycle;

@@ -28,7 +28,7 @@ impl Host {
         Self::listen_at((Ipv4Addr::LOCALHOST, 0).into(), 1024, Some(bytes))
     }
 
-    fn listen_at(at: SocketAddr, backlog: i32, buffer: Option<usize>) -> Self {
+    pub(crate) fn listen_at(at: SocketAddr, backlog: i32, buffer: Option<usize>) -> Self {
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))
             .expect("a socket");
         if let Some(bytes) = buffer {

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod close;
+mod events;
 mod flows;
 mod handshake;
 mod host;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use gw::net::{AddressPlan, Checksum, MacAddr, Mtu, Offload, PlanV4, PlanV6};
 use gw::policy::{Exposed, HostLoopback, Policy};
 use gw::services::neighbourhood::{Neighbourhood, NeighbourhoodConfig, TransportChecksum};
-use gw::slirp::{HostSockets, Local, Outlet, Parts, Slirp};
+use gw::slirp::{HostSockets, Local, Outlet, Parts, Slirp, Telling};
 use gw::tap::Medium;
 use gw::wire::segment::Segmenter;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -176,6 +176,7 @@ pub(crate) struct Options {
     pub(crate) memory: usize,
     pub(crate) descriptors: usize,
     pub(crate) host_loopback: HostLoopback,
+    pub(crate) events: Telling,
 }
 
 impl Default for Options {
@@ -185,6 +186,7 @@ impl Default for Options {
             memory: 64 << 20,
             descriptors: 4096,
             host_loopback: HostLoopback::Open,
+            events: Telling::On,
         }
     }
 }
@@ -247,6 +249,7 @@ impl World {
             memory: options.memory,
             descriptors: options.descriptors,
             uso: true,
+            events: options.events,
             outlet: Box::new(WireEnd(Rc::clone(&wire))),
             local: Box::new(local),
         };

@@ -22,6 +22,7 @@ use crate::control::proto::{
 };
 use crate::forward::spec::{Expose, Publish};
 use crate::forward::{ForwardId, ForwardSpec};
+use crate::impair::{Rule, RuleId};
 
 /// Options of `gw ctl`.
 #[derive(Debug, Args)]
@@ -72,6 +73,11 @@ enum Verb {
         #[command(subcommand)]
         verb: CaptureVerb,
     },
+    /// Rules of impairment: what becomes of the traffic
+    Impair {
+        #[command(subcommand)]
+        verb: ImpairVerb,
+    },
     /// Sets how much the gateway logs
     Log {
         /// The least important that is logged
@@ -113,6 +119,30 @@ enum HostVerb {
     Remove(HostArgs),
     /// Lists them; not the gateway's own
     List,
+}
+
+#[derive(Debug, Subcommand)]
+enum ImpairVerb {
+    /// Replaces all rules, written as with --impair; each begins anew
+    Set {
+        #[arg(value_name = "RULE", required = true)]
+        rules: Vec<Rule>,
+    },
+    /// Puts rules behind the others; prints their ids
+    Add {
+        #[arg(value_name = "RULE", required = true)]
+        rules: Vec<Rule>,
+    },
+    /// Takes rules away; what they hold back still comes when it was to come
+    Remove {
+        /// As 'list' shows them
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<u64>,
+    },
+    /// Lists the rules, with their seeds and what they did
+    List,
+    /// Takes all rules away
+    Clear,
 }
 
 #[derive(Debug, Args)]
@@ -159,6 +189,10 @@ enum CaptureVerb {
 
 #[derive(Debug, Args)]
 struct FlowsArgs {
+    /// Show which process of the guest each belongs to
+    #[arg(long)]
+    processes: bool,
+
     /// At most so many
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
@@ -248,7 +282,7 @@ enum Task {
 enum List {
     Forwards,
     Hosts,
-    Flows(FlowFilter),
+    Flows(FlowFilter, bool),
 }
 
 impl List {
@@ -256,8 +290,9 @@ impl List {
         match self {
             Self::Forwards => Request::ForwardList { after, limit },
             Self::Hosts => Request::HostList { after, limit },
-            Self::Flows(filter) => Request::FlowList {
+            Self::Flows(filter, processes) => Request::FlowList {
                 filter,
+                processes,
                 after,
                 limit,
             },
@@ -311,12 +346,13 @@ fn task(verb: &Verb) -> Result<Task, String> {
                 addr: list.addr,
                 port: list.port,
             };
-            Task::List(List::Flows(filter), list.limit)
+            Task::List(List::Flows(filter, list.processes), list.limit)
         }
         Verb::Leases => one(Request::Leases {}),
         Verb::Ports => one(Request::Ports {}),
         Verb::Stats => one(Request::Statistics {}),
         Verb::Capture { verb } => Task::Each(captures(verb)?),
+        Verb::Impair { verb } => impairments(verb),
         Verb::Log { level } => one(Request::Log {
             level: (*level).into(),
         }),
@@ -398,6 +434,28 @@ fn publish(text: &str) -> Result<Publish, String> {
 
 fn expose(text: &str) -> Result<Expose, String> {
     Expose::try_from(text.to_owned()).map_err(|e| e.to_string())
+}
+
+fn impairments(verb: &ImpairVerb) -> Task {
+    Task::Each(match verb {
+        ImpairVerb::Set { rules } => vec![Request::ImpairSet {
+            rules: rules.clone(),
+        }],
+        ImpairVerb::Add { rules } => {
+            let rules = rules.iter().cloned();
+            rules
+                .map(|rule| Request::ImpairAdd {
+                    rule: Box::new(rule),
+                })
+                .collect()
+        }
+        ImpairVerb::Remove { ids } => {
+            let ids = ids.iter().map(|&id| RuleId(id));
+            ids.map(|id| Request::ImpairRemove { id }).collect()
+        }
+        ImpairVerb::List => vec![Request::ImpairList {}],
+        ImpairVerb::Clear => vec![Request::ImpairSet { rules: Vec::new() }],
+    })
 }
 
 fn hosts(verb: &HostVerb) -> Task {

@@ -5,9 +5,10 @@ use comfy_table::{CellAlignment, Table};
 
 use crate::control::proto::{
     Capture, CaptureState, Flow, FlowDirection, FlowProtocol, FlowState, Forward, Hello, Host,
-    Lease, Network, Port, Reply, Statistics, Traffic,
+    Impairment, Lease, Network, Port, Reply, Statistics, Traffic,
 };
 use crate::forward::ForwardSpec;
+use crate::impair::{Direction, RuleCounts};
 
 /// How tables are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,17 +34,19 @@ pub(super) fn text(reply: &Reply, style: Style) -> Option<String> {
         Reply::Capture { id } => id.to_string(),
         Reply::Captures { captures } => captures_table(captures, style),
         Reply::Statistics(statistics) => lines(&counts(statistics)),
+        Reply::Impairments { rules } => rules_table(rules, style),
+        Reply::Impairment(rule) => rule.id.to_string(),
     };
     Some(text)
 }
 
-fn table<const N: usize>(style: Style, header: [&str; N], right: &[usize]) -> Table {
+fn table<'a>(style: Style, header: impl IntoIterator<Item = &'a str>, right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(match style {
         Style::Terminal => UTF8_FULL_CONDENSED,
         Style::Plain => ASCII_MARKDOWN,
     });
-    table.set_header(header);
+    table.set_header(header.into_iter().collect::<Vec<_>>());
     for &at in right {
         if let Some(column) = table.column_mut(at) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -83,6 +86,8 @@ fn hosts_table(hosts: &[Host], style: Style) -> String {
 }
 
 fn flows_table(flows: &[Flow], style: Style) -> String {
+    let named = flows.iter().any(|flow| flow.name.is_some());
+    let owned = flows.iter().any(|flow| flow.process.is_some());
     let header = [
         "ID",
         "Protocol",
@@ -95,9 +100,13 @@ fn flows_table(flows: &[Flow], style: Style) -> String {
         "Age",
         "Idle",
     ];
+    let header = header
+        .into_iter()
+        .chain(named.then_some("Name"))
+        .chain(owned.then_some("Process"));
     let mut table = table(style, header, &[0, 6, 7, 8, 9]);
     for flow in flows {
-        table.add_row([
+        let mut row = vec![
             String::from(flow.id),
             protocol(flow.protocol).to_owned(),
             flow.guest.to_string(),
@@ -108,9 +117,22 @@ fn flows_table(flows: &[Flow], style: Style) -> String {
             flow.from_guest.to_string(),
             duration(flow.age_seconds),
             duration(flow.idle_seconds),
-        ]);
+        ];
+        if named {
+            row.push(flow.name.clone().unwrap_or_default());
+        }
+        if owned {
+            row.push(process(flow));
+        }
+        table.add_row(row);
     }
     table.to_string()
+}
+
+/// Its name and number.
+fn process(flow: &Flow) -> String {
+    let process = flow.process.as_ref();
+    process.map_or_else(String::new, |p| format!("{} ({})", p.name, p.pid))
 }
 
 /// As the guest sees it, and as the host does where that differs.
@@ -207,6 +229,68 @@ fn captures_table(captures: &[Capture], style: Style) -> String {
     table.to_string()
 }
 
+/// A row for each direction of each rule.
+fn rules_table(rules: &[Impairment], style: Style) -> String {
+    let header = [
+        "ID",
+        "Rule",
+        "Seed",
+        "Now",
+        "",
+        "Packets",
+        "Bytes",
+        "Lost",
+        "Copied",
+        "Reordered",
+        "Corrupted",
+        "Delayed",
+        "Queue full",
+    ];
+    let mut table = table(style, header, &[0, 2, 5, 6, 7, 8, 9, 10, 11, 12]);
+    for rule in rules {
+        let mut about = [
+            rule.id.to_string(),
+            rule.rule.to_string(),
+            rule.seed.map(|seed| seed.to_string()).unwrap_or_default(),
+            if rule.in_force { "on" } else { "off" }.to_owned(),
+        ];
+        for (direction, name, counts) in [
+            (Direction::Up, "up", rule.up),
+            (Direction::Down, "down", rule.down),
+        ] {
+            if rule.rule.way.includes(direction) {
+                let about = std::mem::take(&mut about).into_iter();
+                let counts = columns(counts).map(|count| count.to_string());
+                table.add_row(about.chain([name.to_owned()]).chain(counts));
+            }
+        }
+    }
+    table.to_string()
+}
+
+const fn columns(counts: RuleCounts) -> [u64; 8] {
+    let RuleCounts {
+        packets,
+        bytes,
+        lost,
+        duplicated,
+        reordered,
+        corrupted,
+        delayed,
+        queue_dropped,
+    } = counts;
+    [
+        packets,
+        bytes,
+        lost,
+        duplicated,
+        reordered,
+        corrupted,
+        delayed,
+        queue_dropped,
+    ]
+}
+
 fn about(hello: &Hello) -> Vec<(String, String)> {
     let network = |network: &Option<Network>| match network {
         None => "none".to_owned(),
@@ -284,8 +368,9 @@ mod tests {
     use super::*;
     use std::num::NonZeroU32;
 
-    use crate::control::proto::{Cursor, FlowCounts, FlowId, Memory};
+    use crate::control::proto::{Cursor, FlowCounts, FlowId, FlowProcess, Memory};
     use crate::forward::ForwardId;
+    use crate::impair::RuleId;
 
     #[test]
     fn durations() {
@@ -322,6 +407,12 @@ mod tests {
                 from_guest: 567,
                 age_seconds: 61,
                 idle_seconds: 0,
+                name: Some("www.example".to_owned()),
+                process: Some(FlowProcess {
+                    pid: 77,
+                    name: "curl".to_owned(),
+                    exe: None,
+                }),
             }],
             next: Some(Cursor("7".to_owned())),
         };
@@ -337,10 +428,41 @@ mod tests {
             "567",
             "1 min 1 s",
             "0 s",
+            "www.example",
+            "curl (77)",
         ];
         let row = table.lines().last().expect("a row");
         let shown: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         assert_eq!(shown, cells, "{table}");
+        let counts = RuleCounts {
+            packets: 10,
+            bytes: 1000,
+            lost: 3,
+            ..RuleCounts::default()
+        };
+        let rules = Reply::Impairments {
+            rules: vec![Impairment {
+                id: RuleId(2),
+                rule: "loss=30%".parse().expect("a rule"),
+                seed: Some(7),
+                in_force: true,
+                up: counts,
+                down: RuleCounts::default(),
+            }],
+        };
+        let table = text(&rules, Style::Plain).expect("a table");
+        let rows = table.lines().skip(2).map(|row| {
+            let cells = row.trim_matches('|').split('|').map(str::trim);
+            cells.collect::<Vec<_>>().join(",")
+        });
+        assert_eq!(
+            rows.collect::<Vec<_>>(),
+            [
+                "2,loss=30%,7,on,up,10,1000,3,0,0,0,0,0",
+                ",,,,down,0,0,0,0,0,0,0,0"
+            ],
+            "{table}"
+        );
         let statistics = Reply::Statistics(Box::new(Statistics {
             uptime_seconds: 61,
             flows: FlowCounts { tcp: 2, udp: 1 },

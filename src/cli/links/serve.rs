@@ -30,7 +30,8 @@ pub(in crate::cli) fn serve(
     let config = &for_medium(config, medium);
     let inherited = Inherited {
         passed: starter.take_passed(),
-        sockets: None,
+        sinks: starter.take_sinks(),
+        ..Inherited::default()
     };
     let ready = |forwards: &[ForwardInfo]| {
         starter.announce(&status(links), &warnings, voice);
@@ -44,7 +45,9 @@ pub(in crate::cli) fn serve(
         drop(helpers);
     };
     let stop = ending.happened(watch.as_ref());
-    match carry(config, link, inherited, || Ok(()), ready, stop)? {
+    let ended = carry(config, link, inherited, || Ok(()), ready, stop)?;
+    starter.tell(&ended, voice);
+    match ended.end {
         End::Asked(_) => Ok(Exit::Success),
         End::LinkGone(reason) => Err(Failure::LinkEnded {
             link: links.iter().map(ToString::to_string).collect(),

@@ -5,6 +5,8 @@
 //! of passes unharmed (RFC 3597). All offsets are in bytes from the start of
 //! the message.
 
+use std::net::IpAddr;
+
 use hickory_proto::rr::Name;
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
@@ -391,6 +393,26 @@ pub(super) fn answers(
         .map_while(|r| r)
         .take_while(|r| r.section == Section::Answer)
         .map(|r| (r.rtype, r.class, &message[r.data()..r.end]))
+}
+
+/// The addresses in the answer section, with their times to live in seconds.
+pub(super) fn addresses(
+    message: &[u8],
+    question_end: usize,
+) -> impl Iterator<Item = (IpAddr, u32)> {
+    Records::after_question(message, question_end)
+        .map_while(|r| r)
+        .take_while(|r| r.section == Section::Answer)
+        .filter(|r| r.class == CLASS_IN)
+        .filter_map(|r| {
+            let data = &message[r.data()..r.end];
+            let addr = match r.rtype {
+                rtype::A => IpAddr::from(<[u8; 4]>::try_from(data).ok()?),
+                rtype::AAAA => IpAddr::from(<[u8; 16]>::try_from(data).ok()?),
+                _ => return None,
+            };
+            Some((addr, r.ttl))
+        })
 }
 
 /// Where the question of a message that was judged an answer ends.

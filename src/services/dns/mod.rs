@@ -53,6 +53,7 @@ mod guests;
 mod host_config;
 mod local;
 mod message;
+mod names;
 mod records;
 mod search;
 mod stream;
@@ -64,6 +65,7 @@ mod testing;
 mod tests;
 
 pub use self::host_config::name_servers;
+pub use self::names::{MAX_ADDRESSES, MAX_NAMES, NameTable};
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -153,6 +155,7 @@ struct Shared {
     search: Option<Vec<Name>>,
     local: RefCell<LocalNames>,
     upstreams: Upstreams,
+    names: Rc<NameTable>,
     in_flight: Cell<usize>,
     streams: Cell<usize>,
 }
@@ -183,6 +186,7 @@ impl Resolver {
                     v6: config.outbound6.clone(),
                 },
             ),
+            names: Rc::default(),
             in_flight: Cell::new(0),
             streams: Cell::new(0),
             config,
@@ -208,7 +212,16 @@ impl Resolver {
             Some(reply) => reply,
             None => self.answer_with_help(&query, transport).await?,
         };
-        Some(fit(&query, transport, reply))
+        let reply = fit(&query, transport, reply);
+        self.shared.names.learn(&query.name, &reply);
+        Some(reply)
+    }
+
+    /// Which names led guests to which addresses: those that are answered from now
+    /// on as well.
+    #[must_use]
+    pub fn names(&self) -> Rc<NameTable> {
+        Rc::clone(&self.shared.names)
     }
 
     /// Serves DNS on a stream (RFC 7766) until the guest closes it, is silent
@@ -256,6 +269,12 @@ impl Resolver {
         } else {
             HostRemoval::Unknown
         })
+    }
+
+    /// Questions that wait for an answer from elsewhere.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.get()
     }
 
     /// All static names with their addresses, sorted; names without trailing dot.
@@ -346,15 +365,18 @@ impl Resolver {
                 }
             };
             let is_bare = *candidate == query.name;
-            let present = |answer| match is_bare {
+            let present = |answer: Vec<u8>| match is_bare {
                 true => Some(query.adopt(answer)),
                 false => alias::reply(query, candidate, &answer),
             };
             match alias::judge(&answer, query.qtype) {
-                Finding::Match => match present(answer) {
-                    Some(reply) => return Ok(reply),
-                    None => nothing.failed(NO_ANSWER),
-                },
+                Finding::Match => {
+                    self.shared.names.learn(candidate, &answer);
+                    match present(answer) {
+                        Some(reply) => return Ok(reply),
+                        None => nothing.failed(NO_ANSWER),
+                    }
+                }
                 Finding::NoData => {
                     let is_it = self.has_sibling(query, candidate, transport).await;
                     match present(answer) {

@@ -18,6 +18,8 @@ pub(super) struct RecordView {
     name_end: usize,
     pub(super) rtype: u16,
     pub(super) class: u16,
+    /// Time to live, in seconds.
+    pub(super) ttl: u32,
     pub(super) end: usize,
 }
 
@@ -32,6 +34,7 @@ impl RecordView {
             name_end,
             rtype,
             class,
+            ttl: u32_at(bytes, name_end + 4)?,
             end,
         })
     }
@@ -84,6 +87,11 @@ pub(super) fn count(bytes: &[u8], section: Section) -> u16 {
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     let field = bytes.get(at..at + 2)?;
     Some(u16::from_be_bytes([field[0], field[1]]))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let field = bytes.get(at..)?.first_chunk()?;
+    Some(u32::from_be_bytes(*field))
 }
 
 /// The end of the name at `at`, which may end in a pointer (RFC 1035 section

@@ -29,9 +29,10 @@ use arrayvec::ArrayVec;
 use nix::errno::Errno;
 
 use super::{Candidates, GuestTarget, PortSearch, canonical, seen_as};
-use crate::policy::Protocol;
+use crate::policy::{Carried, FlowVerdict, HowEnded, Party, Protocol};
 use crate::slirp::Core;
 use crate::slirp::counters::DropReason;
+use crate::slirp::events::{Ending, Ends, Kept};
 use crate::slirp::flow::{FlowKey, Idle, Slots, Table, Token};
 use crate::slirp::flows::{Direction, FlowInfo, FlowState};
 use crate::slirp::lwip::FrameBuf;
@@ -67,6 +68,20 @@ struct Flow {
     to_guest: u64,
     from_guest: u64,
     answered: bool,
+    account: Kept,
+}
+
+impl Flow {
+    /// Enters what was carried into the account.
+    fn count(&mut self) {
+        let (to_guest, from_guest) = (self.to_guest, self.from_guest);
+        if let Some(account) = &mut self.account {
+            account.moved(self.key.guest(), self.key.remote());
+            let with = |carried: Carried, bytes| Carried { bytes, ..carried };
+            account.to_guest = with(account.to_guest, to_guest);
+            account.from_guest = with(account.from_guest, from_guest);
+        }
+    }
 }
 
 impl Idle for Flow {
@@ -133,6 +148,9 @@ impl Clients {
                     continue;
                 };
                 flow.to_guest += run.iter().map(|d| d.len as u64).sum::<u64>();
+                if let Some(account) = &mut flow.account {
+                    account.to_guest.packets += run.iter().map(Datagram::count).sum::<u64>();
+                }
                 let (guest, seen) = (flow.key.guest(), flow.key.remote());
                 receiver.to_guest(core, guest, run, |_, _| seen);
             }
@@ -170,11 +188,17 @@ impl Clients {
         } = Candidates::new(core, target, Some(addr));
         if self.flows.is_full() {
             for oldest in self.flows.longest_idle(MAKE_ROOM) {
-                self.remove(oldest);
+                self.remove(core, oldest, Ending::ours(HowEnded::Evicted));
             }
         }
         let key = self.key(core, client.1, *candidates.get(at)?)?;
-        let token = self.flows.insert_with(|_| {
+        let token = self.flows.insert_with(|token| {
+            let ends = Ends {
+                protocol: Protocol::Udp,
+                guest: key.guest(),
+                remote: key.remote(),
+            };
+            let (by, id) = (Party::Host, Some(token.raw()));
             Some(Flow {
                 client,
                 key,
@@ -185,6 +209,7 @@ impl Clients {
                 to_guest: 0,
                 from_guest: 0,
                 answered: false,
+                account: core.events.open(core.now, ends, by, id),
             })
         })?;
         self.by_client.insert(client, token);
@@ -244,14 +269,22 @@ impl Clients {
     }
 
     /// The guest's port is closed, or nobody has its address.
-    fn strike(&mut self, core: &mut Core, token: Token) {
+    fn strike(&mut self, core: &mut Core, token: Token, verdict: FlowVerdict) {
         let Some(flow) = self.flows.get_mut(token) else {
             return;
         };
         let refused = flow.key.guest();
         // What has answered is over; what comes next begins anew.
-        if flow.answered || !self.turn(core, token) {
-            return self.remove(token);
+        if flow.answered {
+            return self.remove(core, token, Ending::new(Party::Guest, HowEnded::Lost));
+        }
+        if !self.turn(core, token) {
+            if let Some(flow) = self.flows.get_mut(token) {
+                core.events
+                    .decide(core.now, flow.account.as_mut(), verdict, None);
+            }
+            let ending = Ending::new(Party::Guest, HowEnded::TurnedAway);
+            return self.remove(core, token, ending);
         }
         if let Some(flow) = self.flows.get_mut(token) {
             let current = flow.key.guest();
@@ -268,7 +301,7 @@ impl Clients {
         let Some(&token) = self.by_guest.get(&key) else {
             return;
         };
-        self.strike(core, token);
+        self.strike(core, token, FlowVerdict::Refused);
         let again = self.flows.get_mut(token).map(|flow| flow.key);
         match (again, refusal.datagram) {
             (Some(key), Some(payload)) => core.send_udp(key.remote(), key.guest(), payload),
@@ -284,7 +317,7 @@ impl Clients {
             .map(|(token, _)| token)
             .collect();
         for token in affected {
-            self.strike(core, token);
+            self.strike(core, token, FlowVerdict::NoAnswer);
         }
     }
 
@@ -299,7 +332,7 @@ impl Clients {
     /// Takes an answer of the guest's. Gives back a batch that has to leave first.
     pub(super) fn answer(
         &mut self,
-        core: &Core,
+        core: &mut Core,
         token: Token,
         arrival: Arrival,
         frame: FrameBuf,
@@ -308,6 +341,9 @@ impl Clients {
         flow.active = core.now;
         flow.answered = true;
         let to = flow.client.1;
+        let (verdict, peer) = (FlowVerdict::Connected, canonical(to));
+        core.events
+            .decide(core.now, flow.account.as_mut(), verdict, Some(peer));
         if let Some(batch) = &mut self.batch
             && batch.fits(token, to, &arrival)
         {
@@ -326,11 +362,16 @@ impl Clients {
     pub(super) fn way_out(&mut self, batch: &Batch) -> Option<(Token, Option<Local>)> {
         let flow = self.flows.get_mut(batch.flow)?;
         flow.from_guest += batch.bytes as u64;
+        if let Some(account) = &mut flow.account {
+            account.from_guest.packets += batch.datagrams();
+        }
         Some((flow.client.0, flow.client.2))
     }
 
-    fn remove(&mut self, token: Token) {
-        if let Some(flow) = self.flows.remove(token) {
+    fn remove(&mut self, core: &mut Core, token: Token, ending: Ending) {
+        if let Some(mut flow) = self.flows.remove(token) {
+            flow.count();
+            core.events.close(core.now, flow.account.take(), ending);
             self.by_client.remove(&flow.client);
             self.by_guest.remove(&flow.key);
         }
@@ -359,28 +400,36 @@ impl Clients {
     }
 
     /// Forgets a client. False when there is none.
-    pub(super) fn close(&mut self, token: Token) -> bool {
+    pub(super) fn close(&mut self, core: &mut Core, token: Token) -> bool {
         let known = self.flows.get_mut(token).is_some();
-        self.remove(token);
+        self.remove(core, token, Ending::ours(HowEnded::Killed));
         known
     }
 
     /// Ends the flows of a listener that is closed.
-    pub(super) fn end_all_of(&mut self, listener: Token) {
+    pub(super) fn end_all_of(&mut self, core: &mut Core, listener: Token) {
         let flows = self.flows.iter();
         let ended: Vec<Token> = flows
             .filter(|(_, flow)| flow.client.0 == listener)
             .map(|(token, _)| token)
             .collect();
         for token in ended {
-            self.remove(token);
+            self.remove(core, token, Ending::ours(HowEnded::Killed));
+        }
+    }
+
+    /// Ends every flow.
+    pub(super) fn end_all(&mut self, core: &mut Core, ending: Ending) {
+        let tokens: Vec<Token> = self.flows.iter().map(|(token, _)| token).collect();
+        for token in tokens {
+            self.remove(core, token, ending);
         }
     }
 
     /// Removes idle flows.
-    pub(super) fn poll_timers(&mut self, now: Instant) {
-        for token in self.flows.idle(now) {
-            self.remove(token);
+    pub(super) fn poll_timers(&mut self, core: &mut Core) {
+        for token in self.flows.idle(core.now) {
+            self.remove(core, token, Ending::ours(HowEnded::Idle));
         }
     }
 

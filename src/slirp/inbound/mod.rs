@@ -37,6 +37,7 @@ use self::datagrams::Clients;
 pub(crate) use self::seen::{PortSearch, canonical, seen_as};
 use super::Core;
 use super::counters::DropReason;
+use super::events::Ending;
 use super::flow::{Slots, Table, Token};
 use super::flows::FlowInfo;
 use super::lwip::FrameBuf;
@@ -171,13 +172,13 @@ impl Inbound {
     }
 
     /// See [`Slirp::unlisten`](super::Slirp::unlisten).
-    pub(crate) fn unlisten(&mut self, core: &Core, ListenerId(token): ListenerId) -> bool {
+    pub(crate) fn unlisten(&mut self, core: &mut Core, ListenerId(token): ListenerId) -> bool {
         let Some(entry) = self.listeners.remove(token) else {
             return false;
         };
         // Whoever made the socket may hold a copy of it.
         core.reactor.forget(&entry.listener.socket);
-        self.clients.end_all_of(token);
+        self.clients.end_all_of(core, token);
         true
     }
 
@@ -266,7 +267,8 @@ impl Inbound {
         if let Some((listener, source)) = self.clients.way_out(batch)
             && let Some(entry) = self.listeners.get_mut(listener)
         {
-            batch.send(core, &entry.listener.socket, source);
+            // A client cannot be told, and the guest was.
+            let _ = batch.send(core, &entry.listener.socket, source);
         }
     }
 
@@ -276,8 +278,13 @@ impl Inbound {
     }
 
     /// Forgets a client of a UDP listener. False when there is none.
-    pub(crate) fn close(&mut self, client: Token) -> bool {
-        self.clients.close(client)
+    pub(crate) fn close(&mut self, core: &mut Core, client: Token) -> bool {
+        self.clients.close(core, client)
+    }
+
+    /// Forgets every client of a UDP listener.
+    pub(crate) fn end_all(&mut self, core: &mut Core, ending: Ending) {
+        self.clients.end_all(core, ending);
     }
 
     /// The guest said by ICMP that it does not want a datagram of a client's.
@@ -291,8 +298,8 @@ impl Inbound {
     }
 
     /// Ends what is idle.
-    pub(crate) fn poll_timers(&mut self, now: Instant) {
-        self.clients.poll_timers(now);
+    pub(crate) fn poll_timers(&mut self, core: &mut Core) {
+        self.clients.poll_timers(core);
     }
 
     /// When [`Inbound::work`] or [`Inbound::poll_timers`] has something to do

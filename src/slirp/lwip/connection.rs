@@ -46,6 +46,15 @@ pub(crate) struct TimeWait {
     pub(crate) rcv_nxt: u32,
 }
 
+/// What the guest was sent on a connection, in packets of the wire's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Sent {
+    /// All.
+    pub(crate) packets: u64,
+    /// Those that had been sent before.
+    pub(crate) again: u64,
+}
+
 /// Data received and not yet consumed.
 #[derive(Debug, Default)]
 pub(crate) struct RxQueue {
@@ -89,12 +98,25 @@ pub(super) struct Shared {
     pub(super) recovery: RefCell<Option<Box<Recovery>>>,
     /// What was in flight at the last tick.
     pub(super) mark: Cell<Mark>,
+    sent: Cell<Sent>,
     ended: Rc<RefCell<Vec<u64>>>,
 }
 
 impl Shared {
     pub(super) fn pcb(&self) -> Option<NonNull<sys::tcp_pcb>> {
         NonNull::new(self.pcb.get())
+    }
+
+    pub(super) fn mss(&self) -> u16 {
+        self.mss.get()
+    }
+
+    /// Counts what has left.
+    pub(super) fn count_sent(&self, packets: u32, again: bool) {
+        let mut sent = self.sent.get();
+        sent.packets += u64::from(packets);
+        sent.again += u64::from(packets) * u64::from(again);
+        self.sent.set(sent);
     }
 }
 
@@ -137,6 +159,11 @@ impl Connection {
             mss: Cell::new(0),
             recovery: RefCell::new(None),
             mark: Cell::default(),
+            // The SYN or SYN-ACK has left already.
+            sent: Cell::new(Sent {
+                packets: 1,
+                again: 0,
+            }),
             ended,
         })));
         // SAFETY: the control block is live; `shared` outlives it, because Drop
@@ -210,6 +237,11 @@ impl Connection {
     /// True when received data has not been acknowledged yet.
     pub(crate) fn ack_due(&self) -> bool {
         self.shared().ack_due.get()
+    }
+
+    /// What the guest was sent.
+    pub(crate) fn sent(&self) -> Sent {
+        self.shared().sent.get()
     }
 
     /// The guest's maximum segment size, in bytes.
@@ -398,19 +430,13 @@ pub(super) fn has_timer(p: &sys::tcp_pcb) -> bool {
     !quiet || !p.unsent.is_null() || !p.unacked.is_null() || !p.ooseq.is_null()
 }
 
-/// The MSS to cut a connection's super-frames to; 0 when unknown.
+/// Our notes on a connection; `None` before [`Connection::adopt`].
 ///
 /// # Safety
-/// `pcb` is null or live.
-pub(super) unsafe fn mss_of(pcb: *const sys::tcp_pcb) -> u16 {
+/// `pcb` is null or live, and so while the notes are used.
+pub(super) unsafe fn shared_of<'a>(pcb: *const sys::tcp_pcb) -> Option<&'a Shared> {
     // SAFETY: see above; callback_arg is null until `adopt`, then our Shared.
-    unsafe {
-        let Some(pcb) = pcb.as_ref() else { return 0 };
-        pcb.callback_arg
-            .cast::<Shared>()
-            .as_ref()
-            .map_or(0, |s| s.mss.get())
-    }
+    unsafe { pcb.as_ref()?.callback_arg.cast::<Shared>().as_ref() }
 }
 
 /// Records the sequence numbers of a connection that lwIP put in TIME-WAIT.

@@ -48,12 +48,15 @@ use lwip_sys as sys;
 pub(crate) use buffer::{Budget, CHUNK, Chunk, FrameBuf, Pool};
 pub(crate) use connection::{Connection, End, INITIAL_WINDOW, RxQueue, TimeWait};
 
+use super::packet::tcp_flags;
+
 /// Where lwIP's segments go.
 pub(crate) trait Egress {
     /// Sends one IP packet with a TCP segment. `headers` is the IP and TCP
     /// header with an empty TCP checksum; `payload` may exceed one frame by far,
-    /// then `mss` is the size to cut it to (0: not known).
-    fn segment(&mut self, headers: &[u8], payload: &[IoSlice<'_>], mss: u16);
+    /// then `mss` is the size to cut it to (0: not known). Returns in how many
+    /// packets of the wire's size it left.
+    fn segment(&mut self, headers: &[u8], payload: &[IoSlice<'_>], mss: u16) -> u32;
 }
 
 /// A segment from the guest: `len` bytes from `start` (the TCP header) of `frame`.
@@ -100,7 +103,7 @@ pub(crate) const TICK_MS: u64 = 250;
 /// lwIP's callbacks find the egress here. Written by the one stack only, read
 /// during calls into lwIP on the same thread.
 static mut EGRESS: Option<(*mut (), EgressFn)> = None;
-type EgressFn = unsafe fn(*mut (), &[u8], &[IoSlice<'_>], u16);
+type EgressFn = unsafe fn(*mut (), &[u8], &[IoSlice<'_>], u16) -> u32;
 
 /// Longest payload chain sent as it is; longer ones are copied together.
 const MAX_SLICES: usize = 256;
@@ -378,41 +381,65 @@ unsafe extern "C" fn on_output(
         }
         let one = [IoSlice::new(&copied)];
         let payload: &[IoSlice<'_>] = if copied.is_empty() { &slices } else { &one };
-        let mss = connection::mss_of(sys::gw_lwip_output_pcb);
+        let pcb = sys::gw_lwip_output_pcb;
         sys::gw_lwip_output_pcb = ptr::null();
-        emit(headers, payload, mss);
+        let shared = connection::shared_of(pcb);
+        let again = shared.is_some() && is_again(&*pcb, headers, payload);
+        let packets = emit(headers, payload, shared.map_or(0, |shared| shared.mss()));
+        if let Some(shared) = shared {
+            shared.count_sent(packets, again);
+        }
     }
     sys::ERR_OK
+}
+
+/// True for a segment that takes sequence numbers which were sent before.
+fn is_again(pcb: &sys::tcp_pcb, headers: &[u8], payload: &[IoSlice<'_>]) -> bool {
+    let tcp = &headers[ip_header_len(headers)..];
+    let takes = !payload.is_empty() || tcp[13] & (tcp_flags::SYN | tcp_flags::FIN) != 0;
+    let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+    // lwIP counts on only when the segment has left.
+    takes && sack::before(sequence, pcb.snd_nxt)
 }
 
 /// Sends one IP packet of a connection; see [`Egress::segment`].
 ///
 /// # Safety
 /// The stack exists, and its egress is not borrowed.
-unsafe fn emit(headers: &[u8], payload: &[IoSlice<'_>], mss: u16) {
+unsafe fn emit(headers: &[u8], payload: &[IoSlice<'_>], mss: u16) -> u32 {
     // SAFETY: EGRESS was set before lwIP started, on this thread.
     unsafe {
-        if let Some((egress, send)) = EGRESS {
-            send(egress, headers, payload, mss);
+        match EGRESS {
+            Some((egress, send)) => send(egress, headers, payload, mss),
+            None => 0,
         }
     }
 }
 
 /// Bytes of IP and TCP header in a packet that lwIP built.
 fn header_len(packet: &[u8]) -> usize {
-    let ip = if packet[0] >> 4 == 6 {
+    let ip = ip_header_len(packet);
+    ip + usize::from(packet[ip + 12] >> 4) * 4
+}
+
+fn ip_header_len(packet: &[u8]) -> usize {
+    if packet[0] >> 4 == 6 {
         40
     } else {
         usize::from(packet[0] & 0x0f) * 4
-    };
-    ip + usize::from(packet[ip + 12] >> 4) * 4
+    }
 }
 
 /// Calls the egress behind an untyped pointer.
 ///
 /// # Safety
 /// `egress` points to a live `E` that nothing else borrows.
-unsafe fn forward<E: Egress>(egress: *mut (), headers: &[u8], payload: &[IoSlice<'_>], mss: u16) {
+unsafe fn forward<E: Egress>(
+    egress: *mut (),
+    headers: &[u8],
+    payload: &[IoSlice<'_>],
+    mss: u16,
+) -> u32 {
     // SAFETY: see above; `Stack::egress` cannot be borrowed during a call into
     // lwIP, because that borrows the stack.
     unsafe { (*egress.cast::<E>()).segment(headers, payload, mss) }

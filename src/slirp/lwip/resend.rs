@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, TcpHeader};
 use lwip_sys as sys;
 
+use super::connection::shared_of;
 use super::sack::{Range, before};
 use super::{MAX_SLICES, addr, emit};
 
@@ -90,7 +91,11 @@ unsafe fn send(
     let bytes: usize = slices.iter().map(|s| s.len()).sum();
     let headers = headers(p, range.left, fin, bytes)?;
     // SAFETY: the slices borrow live buffers; the egress does not call back.
-    unsafe { emit(&headers, &slices, mss) };
+    let packets = unsafe { emit(&headers, &slices, mss) };
+    // SAFETY: `p` is live.
+    if let Some(shared) = unsafe { shared_of(p) } {
+        shared.count_sent(packets, true);
+    }
     Some(range.left.wrapping_add(end - offset))
 }
 

@@ -42,6 +42,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, send, sendmsg, shutdown};
 use super::super::egress::Egress;
 use super::super::lwip::{CHUNK, Chunk, Connection, End, INITIAL_WINDOW, Pool, RxQueue, Stack};
 use super::super::reactor::Readiness;
+use crate::policy::{HowEnded, Party};
 
 /// Largest receive window and send buffer of one connection, in bytes.
 pub(crate) const MAX_WINDOW: u32 = 4 * 1024 * 1024;
@@ -66,9 +67,9 @@ pub(super) enum Outcome {
     /// Both directions have ended in order.
     Finished,
     /// The guest's side ended without order: reset the host's.
-    ResetHost,
-    /// The host's side did: reset the guest's.
-    ResetGuest,
+    ResetHost(HowEnded),
+    /// The host's side did, with this error: reset the guest's.
+    ResetGuest(Errno),
 }
 
 /// When the guest is to be acknowledged.
@@ -177,6 +178,16 @@ impl Join {
         self.host.ended || self.connection.guest_closed()
     }
 
+    /// Which side has closed its direction first, once one has. The guest's FIN is
+    /// seen before the host's end in a round that brings both.
+    pub(super) fn closed_first(&self) -> Party {
+        if self.connection.guest_closed() {
+            Party::Guest
+        } else {
+            Party::Host
+        }
+    }
+
     /// Moves what can be moved, both ways.
     pub(super) fn round(
         &mut self,
@@ -185,15 +196,19 @@ impl Join {
         socket: &OwnedFd,
     ) -> Outcome {
         self.release(pool);
-        if matches!(self.connection.end(), Some(End::Reset | End::Aborted)) {
-            return Outcome::ResetHost;
+        match self.connection.end() {
+            Some(End::Reset) => return Outcome::ResetHost(HowEnded::Reset),
+            Some(End::Aborted) => return Outcome::ResetHost(HowEnded::Lost),
+            Some(End::Closed) | None => {}
         }
-        let Ok(written) = self.move_to_host(socket) else {
-            return Outcome::ResetGuest;
+        let written = match self.move_to_host(socket) {
+            Ok(written) => written,
+            Err(error) => return Outcome::ResetGuest(error),
         };
         let worth_telling = self.grow_window(pool, written);
-        let Ok(more) = self.move_to_guest(stack, pool, socket) else {
-            return Outcome::ResetGuest;
+        let more = match self.move_to_guest(stack, pool, socket) {
+            Ok(more) => more,
+            Err(error) => return Outcome::ResetGuest(error),
         };
         self.acknowledge(stack, worth_telling);
         if self.is_finished() {

@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use socket2::SockRef;
 
+use super::super::Core;
+use super::super::events::Ending;
 use super::super::flow::Token;
 use super::super::flows::{FlowInfo, FlowState, MAX_LISTED};
 use super::{Flow, Phase, Tcp};
-use crate::policy::Protocol;
+use crate::policy::{HowEnded, Protocol};
 
 impl Tcp {
     /// What flows there are from the place `first` on, at most [`MAX_LISTED`].
@@ -18,9 +20,9 @@ impl Tcp {
     }
 
     /// Ends a flow with a reset on both sides. False when there is none.
-    pub(crate) fn close(&mut self, token: Token) -> bool {
+    pub(crate) fn close(&mut self, core: &mut Core, token: Token) -> bool {
         let known = self.flows.get_mut(token).is_some();
-        self.reset(token);
+        self.reset(core, token, Ending::ours(HowEnded::Killed));
         known
     }
 }

@@ -45,13 +45,14 @@ use self::time_wait::{Answer, TimeWaits, acknowledgement};
 use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
+use super::events::{Ending, Ends, Kept, Way, verdict_of};
 use super::flow::{FlowKey, Idle, Slots, Table, Token};
 use super::flows::Direction;
 use super::inbound::PortSearch;
 use super::lwip::{End, Ingress};
 use super::packet::{IpPacket, TcpHeader};
 use super::reactor::Readiness;
-use crate::policy::{Protocol, Verdict};
+use crate::policy::{Carried, FlowVerdict, HowEnded, Party, Protocol, Verdict};
 
 /// Flows at most, whatever the limit on descriptors.
 const MAX_FLOWS: usize = 65536;
@@ -88,6 +89,7 @@ struct Flow {
     half_closed: bool,
     /// Keepalive is on at the host's side.
     keepalive: bool,
+    account: Kept,
 }
 
 impl Flow {
@@ -104,7 +106,26 @@ impl Flow {
             ack_queued: false,
             half_closed: false,
             keepalive: false,
+            account: None,
         }
+    }
+}
+
+impl Flow {
+    /// Enters what the join has carried into the account.
+    fn count(&mut self) {
+        let (Some(account), Phase::Joined(join)) = (&mut self.account, &self.phase) else {
+            return;
+        };
+        let (to_guest, from_guest) = join.carried();
+        let sent = join.connection.sent();
+        account.moved(self.key.guest(), self.key.remote());
+        account.from_guest.bytes = from_guest;
+        account.to_guest = Carried {
+            bytes: to_guest,
+            packets: account.to_guest.packets + sent.packets,
+            retransmits: account.to_guest.retransmits + sent.again,
+        };
     }
 }
 
@@ -144,6 +165,18 @@ pub(crate) struct Arrival<'a> {
     /// The frame's bytes, which `ip` holds offsets into; only looked at when the
     /// segment is a SYN.
     pub(crate) bytes: &'a [u8],
+    /// Size of each segment in a super-frame.
+    pub(crate) segment: Option<u16>,
+}
+
+impl Arrival<'_> {
+    /// Packets of the wire's size that it stands for.
+    fn packets(&self) -> u64 {
+        match self.segment {
+            Some(size) if size > 0 => self.header.payload.div_ceil(size.into()).max(1) as u64,
+            _ => 1,
+        }
+    }
 }
 
 impl Tcp {
@@ -222,11 +255,14 @@ impl Tcp {
             return;
         };
         flow.active = core.now;
+        if let Some(account) = &mut flow.account {
+            account.from_guest.packets += arrival.packets();
+        }
         match &mut flow.phase {
             Phase::Connecting(held) if arrival.header.is_open() => *held = hold(core, arrival),
             // The guest gave up.
             Phase::Connecting(_) if arrival.header.has(super::packet::tcp_flags::RST) => {
-                self.remove(token);
+                self.end(core, token, Ending::new(Party::Guest, HowEnded::Reset));
             }
             Phase::Connecting(_) => {}
             // The guest is done with the connection, the host not yet with its
@@ -252,26 +288,48 @@ impl Tcp {
     /// Begins a flow: asks policy, then the host.
     fn connect(&mut self, core: &mut Core, key: FlowKey, arrival: &Arrival<'_>) {
         let remote = key.remote();
-        let opened = match core.policy.verdict(Protocol::Tcp, remote) {
-            Verdict::Drop | Verdict::Local => return core.drop(DropReason::NoNeighbour),
+        let ends = ends(&key);
+        let (opened, way) = match core.policy.verdict(Protocol::Tcp, remote) {
+            Verdict::Drop | Verdict::Local => {
+                let (verdict, by) = (FlowVerdict::Dropped, Party::Gateway);
+                core.events.turned_away(core.now, ends, verdict, by);
+                return core.drop(DropReason::NoNeighbour);
+            }
             Verdict::Unreachable => {
+                let (verdict, by) = (FlowVerdict::Unreachable, Party::Gateway);
+                core.events.turned_away(core.now, ends, verdict, by);
                 return core.problem(
                     Problem::NetUnreachable,
                     &arrival.bytes[arrival.ip.packet.clone()],
                 );
             }
-            _ if self.flows.is_full() => return core.drop(DropReason::TableFull),
-            Verdict::Dns => core
-                .local
-                .dns_stream()
-                .map(|socket| (socket, Progress::Connected)),
-            Verdict::Connect(to) => core.sockets.connect_tcp(to),
-            Verdict::ConnectUnix(path) => core.sockets.connect_unix(&path),
+            _ if self.flows.is_full() => {
+                let (verdict, by) = (FlowVerdict::NoRoom, Party::Gateway);
+                core.events.turned_away(core.now, ends, verdict, by);
+                return core.drop(DropReason::TableFull);
+            }
+            Verdict::Dns => (
+                core.local
+                    .dns_stream()
+                    .map(|socket| (socket, Progress::Connected)),
+                Way::Dns,
+            ),
+            Verdict::Connect(to) => (core.sockets.connect_tcp(to), Way::Socket(to)),
+            Verdict::ConnectUnix(path) => (core.sockets.connect_unix(&path), Way::Unix),
         };
         let held = hold(core, arrival);
         match opened {
-            Ok((socket, progress)) => self.begin(core, key, socket, held, progress),
-            Err(error) => failed(core, key, held, error.raw_os_error()),
+            Ok((socket, progress)) => self.begin(core, key, socket, held, (progress, way)),
+            Err(error) => {
+                let verdict = verdict_of(error.raw_os_error());
+                let by = if verdict == FlowVerdict::NoRoom {
+                    Party::Gateway
+                } else {
+                    Party::Host
+                };
+                core.events.turned_away(core.now, ends, verdict, by);
+                failed(core, key, held, error.raw_os_error());
+            }
         }
     }
 
@@ -281,14 +339,23 @@ impl Tcp {
         key: FlowKey,
         socket: OwnedFd,
         held: HeldSyn,
-        progress: Progress,
+        (progress, way): (Progress, Way),
     ) {
-        let (reactor, now) = (&core.reactor, core.now);
+        let (reactor, events, now) = (&core.reactor, &mut core.events, core.now);
         let token = self.flows.insert_with(|token| {
             reactor.watch(&socket, token).ok()?;
-            Some(Flow::new(key, socket, Phase::Connecting(held), now))
+            let account = events.open(now, ends(&key), Party::Guest, Some(token.raw()));
+            let mut flow = Flow::new(key, socket, Phase::Connecting(held), now);
+            flow.account = account;
+            if let Some(account) = &mut flow.account {
+                account.from_guest.packets = 1;
+                account.leads_to(way);
+            }
+            Some(flow)
         });
         let Some(token) = token else {
+            let (verdict, by) = (FlowVerdict::NoRoom, Party::Gateway);
+            core.events.turned_away(now, ends(&key), verdict, by);
             return core.drop(DropReason::HostSocket);
         };
         self.index.insert(key, token);
@@ -304,7 +371,7 @@ impl Tcp {
             return;
         };
         match &mut flow.phase {
-            Phase::Joined(_) if flow.opening.is_some() => self.client_ready(token, ready),
+            Phase::Joined(_) if flow.opening.is_some() => self.client_ready(core, token, ready),
             Phase::Joined(join) => {
                 join.host_ready(ready);
                 self.mark(token);
@@ -331,13 +398,18 @@ impl Tcp {
                         }
                     }
                     Some(error) => {
+                        let (code, now) = (error.raw_os_error(), core.now);
+                        let verdict = verdict_of(code);
+                        core.events
+                            .decide(now, flow.account.as_mut(), verdict, None);
+                        let ending = Ending::new(Party::Host, HowEnded::TurnedAway);
                         if let Some(Flow {
                             key,
                             phase: Phase::Connecting(held),
                             ..
-                        }) = self.remove(token)
+                        }) = self.end(core, token, ending)
                         {
-                            failed(core, key, held, error.raw_os_error());
+                            failed(core, key, held, code);
                         }
                     }
                 }
@@ -356,9 +428,18 @@ impl Tcp {
         };
         let syn = held.ingress(core, flow.key);
         match core.stack.open(syn, flow.key.remote(), token.raw()) {
-            Some(connection) => flow.phase = Phase::Joined(Join::new(connection)),
+            Some(connection) => {
+                flow.phase = Phase::Joined(Join::new(connection));
+                core.events.arrived(core.now, &mut flow.account);
+                if let Some(account) = &mut flow.account {
+                    account.asked_guest(core.now);
+                }
+            }
             None => {
-                self.remove(token);
+                let verdict = FlowVerdict::NoRoom;
+                core.events
+                    .decide(core.now, flow.account.as_mut(), verdict, None);
+                self.end(core, token, Ending::ours(HowEnded::TurnedAway));
             }
         }
     }
@@ -407,26 +488,37 @@ impl Tcp {
             self.delayed_acks.push_back((core.now + ACK_DELAY, token));
         }
         flow.active = core.now;
+        if let Some(account) = &mut flow.account
+            && join.connection.is_established()
+        {
+            account.guest_answered(core.now, join.connection.sent().again > 0);
+        }
         if join.is_half_closed() && !flow.half_closed {
             flow.half_closed = true;
+            if let Some(account) = &mut flow.account {
+                account.half_closed(join.closed_first());
+            }
             self.flows.look_by(core.now + IDLE_HALF_CLOSED);
         }
         match outcome {
             Outcome::Open => {}
             Outcome::More => self.mark(token),
             Outcome::Finished => self.finish(core, token),
-            Outcome::ResetHost => self.reset(token),
+            Outcome::ResetHost(how) => self.reset(core, token, Ending::new(Party::Guest, how)),
             // Dropping the connection resets the guest's side.
-            Outcome::ResetGuest => self.reset(token),
+            Outcome::ResetGuest(error) => self.reset(core, token, Ending::by_host(error)),
         }
     }
 
-    fn finish(&mut self, core: &Core, token: Token) {
+    fn finish(&mut self, core: &mut Core, token: Token) {
+        let account = self.flows.get_mut(token).and_then(|f| f.account.as_ref());
+        let first = account.and_then(|account| account.half_closed_by());
+        let ending = Ending::new(first.unwrap_or(Party::Guest), HowEnded::Finished);
         if let Some(Flow {
             key,
             phase: Phase::Joined(join),
             ..
-        }) = self.remove(token)
+        }) = self.end(core, token, ending)
             && let Some(state) = join.connection.time_wait()
         {
             self.time_waits.insert(key, state, core.now);
@@ -434,14 +526,21 @@ impl Tcp {
     }
 
     /// Ends a flow with a reset on whichever side is still there.
-    fn reset(&mut self, token: Token) {
-        if let Some(flow) = self.remove(token) {
+    fn reset(&mut self, core: &mut Core, token: Token, ending: Ending) {
+        if let Some(flow) = self.end(core, token, ending) {
             abort(&flow.socket);
         }
     }
 
-    fn remove(&mut self, token: Token) -> Option<Flow> {
-        let flow = self.flows.remove(token)?;
+    /// Takes a flow out of the table, and tells of its end.
+    fn end(&mut self, core: &mut Core, token: Token, ending: Ending) -> Option<Flow> {
+        let mut flow = self.flows.remove(token)?;
+        if flow.account.is_some() {
+            flow.count();
+            let account = flow.account.take();
+            core.events
+                .close_tcp(core.now, account, ending, &flow.socket);
+        }
         if let Some(opening) = &flow.opening {
             self.openings.remove(&(opening.due(), token));
         }
@@ -476,7 +575,7 @@ impl Tcp {
         }
         self.poll_openings(core);
         for token in self.flows.idle(core.now) {
-            self.reset(token);
+            self.reset(core, token, Ending::ours(HowEnded::Idle));
         }
     }
 
@@ -504,11 +603,20 @@ impl Tcp {
     }
 
     /// Resets every flow, on both sides.
-    pub(crate) fn reset_all(&mut self) {
+    pub(crate) fn reset_all(&mut self, core: &mut Core, ending: Ending) {
         let tokens: Vec<Token> = self.flows.iter().map(|(token, _)| token).collect();
         for token in tokens {
-            self.reset(token);
+            self.reset(core, token, ending);
         }
+    }
+}
+
+/// The ends of a flow, to be told.
+fn ends(key: &FlowKey) -> Ends {
+    Ends {
+        protocol: Protocol::Tcp,
+        guest: key.guest(),
+        remote: key.remote(),
     }
 }
 

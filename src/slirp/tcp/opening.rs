@@ -30,13 +30,15 @@ use socket2::SockRef;
 
 use super::super::Core;
 use super::super::counters::DropReason;
+use super::super::events::Ending;
 use super::super::flow::{FlowKey, Token};
 use super::super::flows::Direction;
 use super::super::inbound::{Candidates, GuestTarget, seen_as};
 use super::super::lwip::End;
 use super::super::reactor::Readiness;
 use super::join::Join;
-use super::{Flow, IDLE_ESTABLISHED, Phase, Tcp, abort};
+use super::{Flow, IDLE_ESTABLISHED, Phase, Tcp, abort, ends};
+use crate::policy::{FlowVerdict, HowEnded, Party};
 
 /// How long a client waits for the guest's answer in all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(12);
@@ -105,6 +107,7 @@ impl Tcp {
             Some((*guest, seen))
         });
         let Some((guest, seen)) = seen.filter(|_| !self.flows.is_full()) else {
+            // Not told of as a flow: there is no pair of addresses to name it by.
             core.drop(DropReason::TableFull);
             return abort(&socket);
         };
@@ -119,6 +122,8 @@ impl Tcp {
                 refused = Some(socket);
                 return None;
             };
+            let (by, id) = (Party::Host, Some(token.raw()));
+            let account = core.events.open(now, ends(&key), by, id);
             let opening = Opening {
                 client,
                 candidates,
@@ -129,6 +134,7 @@ impl Tcp {
             Some(Flow {
                 opening: Some(Box::new(opening)),
                 direction: Direction::Inbound,
+                account,
                 ..Flow::new(key, socket, Phase::Joined(Join::new(connection)), now)
             })
         });
@@ -189,6 +195,11 @@ impl Tcp {
         let Phase::Joined(join) = &mut flow.phase else {
             return;
         };
+        if let Some(account) = &mut flow.account {
+            let sent = join.connection.sent();
+            account.to_guest.packets += sent.packets;
+            account.to_guest.retransmits += sent.again;
+        }
         if self.index.get(&flow.key) == Some(&token) {
             self.index.remove(&flow.key);
         }
@@ -216,14 +227,14 @@ impl Tcp {
     }
 
     /// The reactor has news of a client that waits for the guest.
-    pub(super) fn client_ready(&mut self, token: Token, ready: Readiness) {
+    pub(super) fn client_ready(&mut self, core: &mut Core, token: Token, ready: Readiness) {
         let Some(flow) = self.flows.get_mut(token) else {
             return;
         };
         // A unix client that has closed its socket may have left data behind.
         let error = ready.error && !matches!(SockRef::from(&flow.socket).take_error(), Ok(None));
         if error {
-            self.reset(token);
+            self.reset(core, token, Ending::new(Party::Host, HowEnded::Reset));
         } else if let Phase::Joined(join) = &mut flow.phase {
             join.host_ready(ready);
         }
@@ -240,7 +251,10 @@ impl Tcp {
         };
         if join.connection.is_established() {
             self.openings.remove(&(opening.due, token));
+            let (verdict, peer) = (FlowVerdict::Connected, opening.client);
             flow.opening = None;
+            core.events
+                .decide(core.now, flow.account.as_mut(), verdict, peer);
             return true;
         }
         match join.connection.end() {
@@ -266,7 +280,16 @@ impl Tcp {
 
     fn give_up(&mut self, core: &mut Core, token: Token, reason: DropReason) {
         core.drop(reason);
-        self.reset(token);
+        let (verdict, by) = match reason {
+            DropReason::Refused => (FlowVerdict::Refused, Party::Guest),
+            DropReason::NoAnswer => (FlowVerdict::NoAnswer, Party::Guest),
+            _ => (FlowVerdict::NoRoom, Party::Gateway),
+        };
+        if let Some(flow) = self.flows.get_mut(token) {
+            core.events
+                .decide(core.now, flow.account.as_mut(), verdict, None);
+        }
+        self.reset(core, token, Ending::new(by, HowEnded::TurnedAway));
     }
 
     /// The guest said by ICMP that it does not take what came from `seen`.

@@ -113,8 +113,26 @@ impl Batch {
         });
     }
 
+    /// Datagrams in it.
+    pub(crate) fn datagrams(&self) -> u64 {
+        let size = self.size.max(1);
+        let parts = self.parts.iter();
+        parts
+            .map(|part| part.payload.len().div_ceil(size).max(1) as u64)
+            .sum()
+    }
+
     /// Sends all of it, from `source` where that is to be chosen.
-    pub(crate) fn send(&self, core: &mut Core, socket: &OwnedFd, source: Option<Local>) {
+    ///
+    /// # Errors
+    /// Why the host did not take some of it, where that says something about the
+    /// way; the guest was told.
+    pub(crate) fn send(
+        &self,
+        core: &mut Core,
+        socket: &OwnedFd,
+        source: Option<Local>,
+    ) -> Result<(), Problem> {
         let slices: ArrayVec<IoSlice<'_>, MAX_SEGMENTS> = self
             .parts
             .iter()
@@ -124,18 +142,20 @@ impl Batch {
         let size = u16::try_from(self.size).unwrap_or(u16::MAX);
         let segment = several.then_some(size);
         match send(socket, self.to, &slices, segment, source) {
-            Ok(()) => {}
+            Ok(()) => Ok(()),
             // No segmentation on this route, or a datagram that is too large
             // for it: one by one, each with its own fate.
             Err(_) if several => {
+                let mut result = Ok(());
                 for part in &self.parts {
                     for piece in part.payload().chunks(self.size) {
                         let piece = [IoSlice::new(piece)];
                         if let Err(errno) = send(socket, self.to, &piece, None, source) {
-                            refused(core, socket, errno, part.packet());
+                            result = refused(core, socket, errno, part.packet());
                         }
                     }
                 }
+                result
             }
             Err(errno) => refused(core, socket, errno, self.parts[0].packet()),
         }
@@ -202,13 +222,19 @@ fn packet_info(source: Option<Local>) -> (Option<in_pktinfo>, Option<in6_pktinfo
 }
 
 /// The host did not take a datagram: tell the guest why, where there is a way.
-fn refused(core: &mut Core, socket: &OwnedFd, errno: Errno, packet: &[u8]) {
+fn refused(core: &mut Core, socket: &OwnedFd, errno: Errno, packet: &[u8]) -> Result<(), Problem> {
     let problem = match errno {
         Errno::EMSGSIZE => errqueue::path_mtu(socket).map(|mtu| Problem::TooBig { mtu }),
         errno => Problem::from_errno(errno),
     };
     match problem {
-        Some(problem) => core.problem(problem, packet),
-        None => core.drop(DropReason::HostError),
+        Some(problem) => {
+            core.problem(problem, packet);
+            Err(problem)
+        }
+        None => {
+            core.drop(DropReason::HostError);
+            Ok(())
+        }
     }
 }

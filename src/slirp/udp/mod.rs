@@ -39,24 +39,29 @@ use super::Core;
 use super::counters::DropReason;
 use super::egress::Problem;
 use super::errqueue;
+use super::events::{Ending, Ends, verdict_of};
 use super::flow::{FlowKey, Idle, Slots, Table, Token};
 use super::flows::{Direction, FlowInfo, FlowState};
 use super::lwip::FrameBuf;
 use super::packet::IpPacket;
+use super::pairs::{Pairs, Passed};
 use super::reactor::Readiness;
 use super::sockets::{set_dont_fragment, set_hop_limit};
-use crate::policy::{Protocol, Verdict};
+use crate::policy::{FlowVerdict, HowEnded, Party, Protocol, Verdict};
 use crate::wire;
 
 /// Flows at most.
 pub(crate) const MAX_FLOWS: usize = 8192;
 
 /// Idle limit of a flow that only ever asked port 53.
-const IDLE_DNS: Duration = Duration::from_secs(10);
+pub(crate) const IDLE_DNS: Duration = Duration::from_secs(10);
 /// Idle limit of a flow that was never answered.
 pub(crate) const IDLE_UNANSWERED: Duration = Duration::from_secs(30);
 /// Idle limit of a flow with traffic both ways.
 pub(crate) const IDLE_ANSWERED: Duration = Duration::from_secs(180);
+
+/// Least time between two looks for idle pairs: each takes a look at all of them.
+const PAIRS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Bytes of a UDP header.
 pub(crate) const HEADER: usize = 8;
@@ -89,6 +94,8 @@ struct Flow {
     readable: bool,
     pace: Pace,
     marked: bool,
+    /// What is told of; `None` when nothing is.
+    pairs: Option<Box<Pairs>>,
 }
 
 /// A port of the gateway that leads to another of the host.
@@ -123,6 +130,45 @@ impl Idle for Flow {
 }
 
 impl Flow {
+    fn passed(&self, core: &Core, peer: SocketAddr, bytes: u64, datagrams: u64) -> Passed {
+        Passed {
+            ends: Ends {
+                protocol: Protocol::Udp,
+                guest: self.guest,
+                remote: seen(core, self.exposed, peer, self.guest),
+            },
+            peer,
+            bytes,
+            datagrams,
+        }
+    }
+
+    fn tell_received(&mut self, core: &mut Core, datagrams: &[Datagram]) {
+        if self.pairs.is_none() {
+            return;
+        }
+        for datagram in datagrams {
+            let (bytes, count) = (datagram.len as u64, datagram.count());
+            let passed = self.passed(core, datagram.from, bytes, count);
+            if let Some(pairs) = &mut self.pairs {
+                pairs.received(&mut core.events, core.now, passed);
+            }
+        }
+    }
+
+    fn tell_sent(&mut self, core: &mut Core, batch: &Batch) {
+        let passed = self.passed(core, batch.to, batch.bytes as u64, batch.datagrams());
+        if let Some(pairs) = &mut self.pairs {
+            pairs.sent(&mut core.events, core.now, passed);
+        }
+    }
+
+    fn tell_failed(&mut self, core: &mut Core, peer: SocketAddr, problem: Problem) {
+        if let Some(pairs) = &mut self.pairs {
+            pairs.failed(&mut core.events, core.now, peer, problem);
+        }
+    }
+
     /// Takes one batch from the socket. True when there may be more.
     fn receive(&mut self, core: &mut Core, receiver: &mut Receiver) -> bool {
         let datagrams = match receiver.receive(&self.socket, &mut self.pace) {
@@ -139,6 +185,7 @@ impl Flow {
         self.answered = true;
         self.to_guest += datagrams.iter().map(|d| d.len as u64).sum::<u64>();
         let (guest, exposed) = (self.guest, self.exposed);
+        self.tell_received(core, &datagrams);
         receiver.to_guest(core, guest, &datagrams, |core, from| {
             seen(core, exposed, from, guest)
         });
@@ -181,6 +228,8 @@ pub(crate) struct Udp {
     exposed: HashMap<FlowKey, Token>,
     marked: Vec<Token>,
     batch: Option<Batch>,
+    /// When to look for idle pairs.
+    pairs_look: Option<Instant>,
 }
 
 impl std::fmt::Debug for Udp {
@@ -199,6 +248,7 @@ impl Udp {
             exposed: HashMap::new(),
             marked: Vec::new(),
             batch: None,
+            pairs_look: None,
         }
     }
 
@@ -217,10 +267,14 @@ impl Udp {
                     .dns_datagram(arrival.guest, arrival.remote, query);
             }
             Verdict::Unreachable | Verdict::ConnectUnix(_) => {
+                turned_away(core, &arrival, FlowVerdict::Unreachable, Party::Gateway);
                 let packet = &frame.bytes()[arrival.ip.packet];
                 return core.problem(Problem::NetUnreachable, packet);
             }
-            Verdict::Drop | Verdict::Local => return core.drop(DropReason::NoNeighbour),
+            Verdict::Drop | Verdict::Local => {
+                turned_away(core, &arrival, FlowVerdict::Dropped, Party::Gateway);
+                return core.drop(DropReason::NoNeighbour);
+            }
         };
         let exposed = (to.port() != arrival.remote.port()).then_some(Exposure {
             port: arrival.remote,
@@ -230,6 +284,8 @@ impl Udp {
             Ok(flow) => flow,
             Err(e) => {
                 let errno = Errno::from_raw(e.raw_os_error().unwrap_or(0));
+                let verdict = verdict_of(e.raw_os_error());
+                turned_away(core, &arrival, verdict, Party::Gateway);
                 let packet = &frame.bytes()[arrival.ip.packet];
                 match Problem::from_errno(errno) {
                     Some(problem) => core.problem(problem, packet),
@@ -261,7 +317,7 @@ impl Udp {
         }
         if self.flows.is_full() {
             for oldest in self.flows.longest_idle(1) {
-                self.remove(oldest);
+                self.remove(core, oldest, Ending::ours(HowEnded::Evicted));
             }
         }
         let socket = core.sockets.udp(to)?;
@@ -284,6 +340,7 @@ impl Udp {
                 readable: false,
                 pace: Pace::default(),
                 marked: false,
+                pairs: core.events.is_on().then(|| Box::new(Pairs::new(token))),
             })
         });
         watched?;
@@ -299,8 +356,11 @@ impl Udp {
         Ok(token)
     }
 
-    fn remove(&mut self, token: Token) {
+    fn remove(&mut self, core: &mut Core, token: Token, ending: Ending) {
         if let Some(flow) = self.flows.remove(token) {
+            if let Some(pairs) = flow.pairs {
+                pairs.end(&mut core.events, core.now, ending);
+            }
             match flow.exposed {
                 Some(exposed) => self.exposed.remove(&FlowKey::new(flow.guest, exposed.port)),
                 None => self.index.remove(&flow.guest),
@@ -346,7 +406,16 @@ impl Udp {
         }
         flow.last = batch.to;
         flow.from_guest += batch.bytes as u64;
-        batch.send(core, &flow.socket, None);
+        if flow.pairs.is_none() {
+            let _ = batch.send(core, &flow.socket, None);
+            return;
+        }
+        flow.tell_sent(core, &batch);
+        let look = core.now + IDLE_DNS;
+        self.pairs_look = Some(self.pairs_look.map_or(look, |at| at.min(look)));
+        if let Err(problem) = batch.send(core, &flow.socket, None) {
+            flow.tell_failed(core, batch.to, problem);
+        }
     }
 
     /// The reactor has news of a flow's socket.
@@ -363,6 +432,7 @@ impl Udp {
             let _ = socket2::SockRef::from(&flow.socket).take_error();
             for report in reports {
                 let remote = seen(core, exposed, report.destination, guest);
+                flow.tell_failed(core, report.destination, report.problem);
                 relay(core, guest, remote, hops, report);
             }
         }
@@ -401,9 +471,29 @@ impl Udp {
     }
 
     /// Removes idle flows.
-    pub(crate) fn poll_timers(&mut self, now: Instant) {
-        for token in self.flows.idle(now) {
-            self.remove(token);
+    pub(crate) fn poll_timers(&mut self, core: &mut Core) {
+        for token in self.flows.idle(core.now) {
+            self.remove(core, token, Ending::ours(HowEnded::Idle));
+        }
+        if self.pairs_look.is_some_and(|at| at <= core.now) {
+            self.end_idle_pairs(core);
+        }
+    }
+
+    fn end_idle_pairs(&mut self, core: &mut Core) {
+        let now = core.now;
+        let flows = self.flows.iter_mut();
+        let next = flows
+            .filter_map(|(_, flow)| flow.pairs.as_mut()?.end_idle(&mut core.events, now))
+            .min();
+        self.pairs_look = next.map(|at| at.max(now + PAIRS_INTERVAL));
+    }
+
+    /// Ends every flow.
+    pub(crate) fn end_all(&mut self, core: &mut Core, ending: Ending) {
+        let tokens: Vec<Token> = self.flows.iter().map(|(token, _)| token).collect();
+        for token in tokens {
+            self.remove(core, token, ending);
         }
     }
 
@@ -430,16 +520,27 @@ impl Udp {
     }
 
     /// Forgets a flow. False when there is none.
-    pub(crate) fn close(&mut self, token: Token) -> bool {
+    pub(crate) fn close(&mut self, core: &mut Core, token: Token) -> bool {
         let known = self.flows.get_mut(token).is_some();
-        self.remove(token);
+        self.remove(core, token, Ending::ours(HowEnded::Killed));
         known
     }
 
     /// When [`Udp::poll_timers`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.flows.next_look()
+        let times = [self.flows.next_look(), self.pairs_look];
+        times.into_iter().flatten().min()
     }
+}
+
+/// Tells of a datagram that led to no flow.
+fn turned_away(core: &mut Core, arrival: &Arrival, verdict: FlowVerdict, by: Party) {
+    let ends = Ends {
+        protocol: Protocol::Udp,
+        guest: arrival.guest,
+        remote: arrival.remote,
+    };
+    core.events.turned_away(core.now, ends, verdict, by);
 }
 
 /// Passes on what a router, or the host, said.

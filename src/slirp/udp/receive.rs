@@ -174,6 +174,11 @@ impl Datagram {
     fn size(&self) -> usize {
         self.segment.unwrap_or(self.len).min(self.len)
     }
+
+    /// How many came as one.
+    pub(crate) fn count(&self) -> u64 {
+        self.len.div_ceil(self.size().max(1)).max(1) as u64
+    }
 }
 
 /// The address that an answer leaves from: for a datagram to a broadcast address

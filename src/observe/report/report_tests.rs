@@ -1,0 +1,258 @@
+use std::time::{Duration, Instant, SystemTime};
+
+use super::*;
+use crate::observe::rates::{Bytes, Rates};
+use crate::observe::tally::{Keep, Tally};
+use crate::observe::testing::{Flow, flow};
+
+fn figures(began: Instant) -> Figures {
+    let mut rates = Rates::default();
+    let look = |rates: &mut Rates, ms, from_guest, to_guest| {
+        let bytes = Bytes {
+            from_guest,
+            to_guest,
+        };
+        rates.look(Duration::from_millis(ms), bytes);
+    };
+    look(&mut rates, 120, 300, 0);
+    look(&mut rates, 450, 400, 90_000);
+    Figures {
+        began: (began, SystemTime::UNIX_EPOCH),
+        ended: began + Duration::from_secs(1),
+        link: Link::default(),
+        rates,
+        peak_buffers: 4096,
+        dropped: [("no_neighbour".to_owned(), 3)].into(),
+    }
+}
+
+fn of(flows: &[Flow], began: Instant, arguments: &[&str]) -> Report {
+    let mut tally = Tally::new(began, Keep::Flows);
+    for flow in flows {
+        tally.record(&flow.opened());
+        tally.record(&flow.closed());
+    }
+    let command = Command {
+        arguments: arguments.iter().map(ToString::to_string).collect(),
+        end: CommandEnd::ExitStatus(0),
+    };
+    report(&tally, &figures(began), command)
+}
+
+pub(super) fn example() -> Report {
+    let began = Instant::now();
+    let flows = [
+        flow(began, 1, "192.0.2.1:443")
+            .named("example.com")
+            .of(7, "curl"),
+        flow(began, 2, "[2001:db8::1]:80").refused(),
+    ];
+    of(&flows, began, &["curl", "https://example.com/?a&b"])
+}
+
+pub(super) fn empty() -> Report {
+    let began = Instant::now();
+    let mut report = of(&[], began, &["true"]);
+    report.throughput.to_guest.clear();
+    report.throughput.from_guest.clear();
+    report
+}
+
+/// Whoever wrote these texts means no good.
+pub(super) fn hostile() -> Report {
+    let began = Instant::now();
+    let script = "<script>alert(1)</script>";
+    let quote = "\"><img src=x onerror=alert(1)>";
+    let flows = [
+        flow(began, 1, "192.0.2.1:443").named(script).of(7, quote),
+        flow(began, 2, "192.0.2.1:443")
+            .named("a\u{202e}b")
+            .of(8, "</title><svg onload=x>"),
+        flow(began, 3, "192.0.2.1:80")
+            .named("' onmouseover='x")
+            .refused(),
+    ];
+    of(
+        &flows,
+        began,
+        &["sh", "-c", script, quote, "</style>", "\u{1b}[2J"],
+    )
+}
+
+fn schema(name: &str) -> jsonschema::Validator {
+    let path = format!("{}/docs/schema/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("the schema is there");
+    let schema = serde_json::from_str(&text).expect("the schema is JSON");
+    jsonschema::draft202012::options()
+        .should_validate_formats(true)
+        .build(&schema)
+        .expect("the schema is one")
+}
+
+fn check(schema: &jsonschema::Validator, value: &serde_json::Value) {
+    let errors: Vec<String> = schema
+        .iter_errors(value)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{errors:#?} in {value:#}");
+}
+
+#[test]
+fn reports_are_what_their_schema_says() {
+    let schema = schema("report.schema.json");
+    let mut signalled = example();
+    signalled.command.end = CommandEnd::Signal(9);
+    for report in [example(), empty(), hostile(), signalled] {
+        let value = serde_json::to_value(&report).expect("JSON");
+        check(&schema, &value);
+    }
+    // And the schema notices what is wrong.
+    let good = serde_json::to_value(example()).expect("JSON");
+    for (pointer, wrong) in [
+        ("/version", serde_json::json!(2)),
+        ("/flows/0/verdict", serde_json::json!("perhaps")),
+        ("/flows/0/start_seconds", serde_json::json!(-1)),
+        ("/total/flows", serde_json::json!("2")),
+        ("/started", serde_json::json!("yesterday")),
+    ] {
+        let mut bad = good.clone();
+        *bad.pointer_mut(pointer).expect(pointer) = wrong;
+        assert!(!schema.is_valid(&bad), "{pointer}");
+    }
+    let mut more = good;
+    more["flows"][0]["surprise"] = serde_json::json!(1);
+    assert!(!schema.is_valid(&more));
+}
+
+#[test]
+fn summaries_are_what_their_schema_says() {
+    let schema = schema("summary.schema.json");
+    let began = Instant::now();
+    let mut tally = Tally::new(began, Keep::Sums);
+    for n in 0..20 {
+        tally.record(&flow(began, n, &format!("192.0.2.{n}:443")).closed());
+    }
+    let summary = summary(&tally, &figures(began));
+    assert_eq!(summary.remotes.len(), SUMMARY_REMOTES);
+    let others = summary.other_remotes.as_ref().expect("ten others");
+    assert_eq!((others.flows, others.to_guest.bytes), (10, 10_000));
+    check(&schema, &serde_json::to_value(&summary).expect("JSON"));
+}
+
+#[test]
+fn a_report_says_what_happened() {
+    let report = example();
+    assert_eq!(report.overview.started, "1970-01-01T00:00:00.000Z");
+    assert_eq!(report.overview.total.failed, 1);
+    assert_eq!(report.flows.len(), 2);
+    let flow = &report.flows[0];
+    assert_eq!(flow.start_seconds, 0.1);
+    assert_eq!(flow.end_seconds, 0.6);
+    assert_eq!(flow.connect_seconds, Some(0.02));
+    assert_eq!(flow.process.as_ref().expect("known").name, "curl");
+    assert_eq!(report.throughput.to_guest.iter().sum::<u64>(), 90_000);
+    assert_eq!(report.throughput.interval_seconds, 0.1);
+    assert_eq!(report.remotes[0].name.as_deref(), Some("example.com"));
+}
+
+#[test]
+fn the_order_is_always_the_same() {
+    let text = |report: &Report| serde_json::to_string(&report.remotes).expect("JSON");
+    let began = Instant::now();
+    let flows: Vec<Flow> = (0..50)
+        .map(|n| flow(began, n, &format!("192.0.2.{n}:1")))
+        .collect();
+    let backwards: Vec<Flow> = flows.iter().rev().cloned().collect();
+    assert_eq!(
+        text(&of(&flows, began, &[])),
+        text(&of(&backwards, began, &[]))
+    );
+}
+
+/// A run with some of everything.
+pub(super) fn large() -> Report {
+    let began = Instant::now();
+    let verdicts = [
+        FlowVerdict::Connected,
+        FlowVerdict::Connected,
+        FlowVerdict::Connected,
+        FlowVerdict::Dns,
+        FlowVerdict::Refused,
+        FlowVerdict::NoAnswer,
+        FlowVerdict::Unreachable,
+        FlowVerdict::Impaired("refuse"),
+    ];
+    let names = [
+        "registry.example.org",
+        "api.example.com",
+        "a-very-long-name-of-a-mirror.eu-west-3.cdn.example.net",
+        "",
+    ];
+    let flows: Vec<Flow> = (0..40u64)
+        .map(|n| {
+            let mut flow = flow(began, n, &format!("192.0.2.{}:443", n % 9));
+            let name = names[n as usize % names.len()];
+            if !name.is_empty() {
+                flow = flow.named(name);
+            }
+            flow = flow.of(
+                100 + u32::try_from(n % 5).expect("small"),
+                ["npm", "curl", "node"][n as usize % 3],
+            );
+            let verdict = verdicts[n as usize * 7 % verdicts.len()];
+            if !matches!(verdict, FlowVerdict::Connected | FlowVerdict::Dns) {
+                flow = flow.refused();
+            }
+            if verdict == FlowVerdict::Dns {
+                flow.closed.opened.protocol = crate::policy::Protocol::Udp;
+                flow.closed.opened.remote.set_port(53);
+                flow.closed.connect_time = None;
+            }
+            flow.closed.verdict = Some(verdict);
+            flow.closed.opened.at = began + Duration::from_millis(30 + n * n * 5);
+            flow.closed.at =
+                flow.closed.opened.at + Duration::from_millis(20 + (n * 37 % 11) * 200);
+            if let Some(connect) = &mut flow.closed.connect_time {
+                *connect = Duration::from_millis(10 + n * 3);
+            }
+            flow.closed.to_guest.bytes = n * n * n * 1000;
+            flow
+        })
+        .collect();
+    let mut tally = Tally::new(began, Keep::Flows);
+    for flow in &flows {
+        tally.record(&flow.opened());
+        tally.record(&flow.closed());
+    }
+    let mut figures = figures(began);
+    figures.ended = began + Duration::from_millis(10_300);
+    let (mut up, mut down) = (0, 0);
+    for n in 0..95u64 {
+        up += (n * 13 % 17) * 300;
+        down += if n % 20 < 8 {
+            1_250_000 + n * n * 311 % 400_000
+        } else {
+            n * 1000
+        };
+        figures.rates.look(
+            Duration::from_millis(n * 100 + 50),
+            Bytes {
+                from_guest: up,
+                to_guest: down,
+            },
+        );
+    }
+    let command = Command {
+        arguments: [
+            "npm",
+            "install",
+            "--registry",
+            "https://registry.example.org/?a b",
+        ]
+        .map(String::from)
+        .to_vec(),
+        end: CommandEnd::ExitStatus(1),
+    };
+    report(&tally, &figures, command)
+}
+use crate::policy::FlowVerdict;
