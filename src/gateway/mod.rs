@@ -292,8 +292,8 @@ impl Gateway {
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
                 self.watching.finish(&mut self.slirp);
-                let counters = self.slirp.counters().clone();
                 self.capturing.finish();
+                let counters = self.slirp.counters().clone();
                 let figures = self.figures(&counters);
                 Ok(Ended {
                     end,

@@ -136,10 +136,6 @@ fn net(frame: &[u8], side: Side, wanted: IpNet) -> Option<bool> {
         (IpNet::V6(_), TYPE_IP6) => (ETHERNET + 8, ETHERNET + 24),
         _ => return Some(false),
     };
-    // As libpcap, which has nothing to look for then.
-    if wanted.prefix_len() == 0 {
-        return Some(true);
-    }
     let is_wanted = |at: usize| {
         let rest = frame.get(at..)?;
         let address = match wanted {

@@ -20,7 +20,7 @@
 //! header without VLAN tag; `host` and `net` look into ARP as well; ports are
 //! those of TCP, UDP and SCTP, behind IPv4 options but not behind IPv6 extension
 //! headers, and of first fragments only. A frame too short for what is asked is not
-//! picked.
+//! picked (of libpcap, its optimizer decides).
 //!
 //! Names of hosts and services are not looked up.
 //!

@@ -175,7 +175,8 @@ fn expression(dice: &mut Dice, depth: usize) -> String {
     format!("{negation}{primitive}")
 }
 
-/// Every kind of frame that filters tell apart, and broken ones.
+/// Every kind of frame that filters tell apart, and senseless ones. None is too short:
+/// what libpcap makes of those depends on its optimizer.
 fn frames() -> Vec<Vec<u8>> {
     let v4 = [[10, 0, 2, 100], [10, 0, 2, 2], [192, 0, 2, 1]];
     let mut v6 = [[0; 16]; 2];
@@ -230,13 +231,6 @@ fn frames() -> Vec<Vec<u8>> {
     let tagged = [&[0, 5, 8, 0], &frames[0][14..]].concat();
     frames.push(ethernet([2, 0, 0, 0, 0, 2], 0x8100, &tagged));
     frames.push(ethernet([1, 128, 194, 0, 0, 0], 0x0026, &[0x42; 40]));
-    // Cut off anywhere behind the Ethernet header.
-    for whole in [0, 10, 40, 60] {
-        for len in (15..60).step_by(5) {
-            let frame = &frames[whole];
-            frames.push(frame[..len.min(frame.len())].to_vec());
-        }
-    }
     let mut dice = Dice(7);
     for _ in 0..200 {
         let kind = [0x0800, 0x86dd, 0x0806, 0x1234][dice.next(4)];
@@ -305,10 +299,12 @@ fn file(frames: &[Vec<u8>]) -> tempfile::NamedTempFile {
     file
 }
 
-/// Numbers of the frames that tcpdump picks; `None`: it does not understand.
+/// Numbers of the frames that tcpdump picks; `None`: it does not understand. Without
+/// libpcap's optimizer, of which `not src net 2001:db8::/33 or src and dst net
+/// 2001:db8::/33` is an example that 1.10.3 gets wrong.
 fn tcpdump(file: &tempfile::NamedTempFile, expression: &str) -> Option<Vec<u64>> {
     let output = Command::new("tcpdump")
-        .args(["-n", "-w", "-", "-r"])
+        .args(["-n", "-O", "-w", "-", "-r"])
         .arg(file.path())
         .arg(expression)
         .stderr(Stdio::null())
