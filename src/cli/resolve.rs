@@ -15,6 +15,7 @@ use crate::config::{
 };
 use crate::forward::{AutoPublish, ForwardSpec, PublishOption};
 use crate::net::{AddressPlan, MacAddr, Mtu};
+use crate::observe::LogTarget;
 use crate::observe::report::output::{self, ReportError};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
@@ -178,6 +179,9 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
     let messages = messages(&gateway);
     let mut warnings = Vec::new();
     let mut config = config(interface.into(), gateway, &mut warnings)?;
+    if !reports.is_empty() {
+        config.interface.processes = GuestSockets::Followed;
+    }
     config.observe.reports = reports;
     Ok(Invocation {
         config,
@@ -203,6 +207,7 @@ fn links(mut links: Vec<LinkSpec>, gateway: GatewayArgs) -> Result<Invocation, U
             Configure::LeaveAlone
         },
         guest_sockets: GuestSockets::Unseen,
+        processes: GuestSockets::Unseen,
     };
     let messages = messages(&gateway);
     let mut warnings = Vec::new();
@@ -216,6 +221,14 @@ fn links(mut links: Vec<LinkSpec>, gateway: GatewayArgs) -> Result<Invocation, U
         messages,
         warnings,
     })
+}
+
+/// The descriptor that the flow log goes to.
+fn flow_log_fd(args: &GatewayArgs) -> Option<i32> {
+    match args.flow_log {
+        Some(LogTarget::Fd(fd)) => Some(fd),
+        _ => None,
+    }
 }
 
 fn check_links(links: &[LinkSpec], gateway: &GatewayArgs) -> Result<(), UsageError> {
@@ -232,7 +245,8 @@ fn check_links(links: &[LinkSpec], gateway: &GatewayArgs) -> Result<(), UsageErr
     if links.iter().filter(|link| link.is_configured()).count() > 1 {
         return Err(UsageError::TwoStatic);
     }
-    let others = [gateway.ready_fd, gateway.exit_fd].into_iter().flatten();
+    let others = [gateway.ready_fd, gateway.exit_fd, flow_log_fd(gateway)];
+    let others = others.into_iter().flatten();
     let mut used: Vec<i32> = others.collect();
     for fd in links.iter().flat_map(LinkSpec::descriptors) {
         if used.contains(&fd) {
@@ -260,6 +274,7 @@ impl From<InterfaceArgs> for InterfaceConfig {
                 Configure::Static
             },
             guest_sockets: GuestSockets::Unseen,
+            processes: GuestSockets::Unseen,
         }
     }
 }
@@ -287,6 +302,11 @@ fn config(
     {
         return Err(UsageError::SameFd(ready));
     }
+    if let Some(fd) = flow_log_fd(&args)
+        && [args.ready_fd, args.exit_fd].contains(&Some(fd))
+    {
+        return Err(UsageError::FdTwice(fd));
+    }
     let plan = plan(&args, warnings)?;
     let (forwards, auto_publish) = forwards(&args)?;
     Ok(Config {
@@ -297,6 +317,7 @@ fn config(
                 Some(_) => GuestSockets::Followed,
                 None => GuestSockets::Unseen,
             },
+            processes: processes(&args),
             ..interface
         },
         host_loopback: args.host_loopback.unwrap_or(HostLoopback::Closed),
@@ -328,6 +349,15 @@ fn config(
         control: args.control,
         slirp4netns_api: None,
     })
+}
+
+/// Whether anybody may want to know the processes that flows belong to.
+fn processes(args: &GatewayArgs) -> GuestSockets {
+    if args.flow_log.is_some() || args.control.is_some() {
+        GuestSockets::Followed
+    } else {
+        GuestSockets::Unseen
+    }
 }
 
 /// Published ports, exposed ones, and whether the guest's are followed.

@@ -79,13 +79,24 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
     drop(childs);
     let command = Command { child, terminal };
     // From here on a failure drops `command`, which ends and reaps the child.
-    let Received { tap, sockets, made } = receive(&ours)?;
+    let Received {
+        tap,
+        sockets,
+        owners,
+        made,
+    } = receive(&ours)?;
     let pidfd = sys::pidfd_open(command.child.pid()).map_err(Failure::Watch)?;
     raise_descriptor_limit();
     let runtime = runtime()?;
     let inherited = Inherited {
         passed: handles.take_passed(),
         sockets,
+        owners,
+        sinks: handles
+            .take_sinks()
+            .into_iter()
+            .chain(closing.sinks())
+            .collect(),
     };
     let mut ready = |forwards: &[ForwardInfo]| {
         for warning in made.warnings.iter().cloned().chain(handles.announce()) {

@@ -78,6 +78,10 @@ pub enum Request {
         /// Only those that match all that is given.
         #[serde(default, skip_serializing_if = "FlowFilter::is_empty")]
         filter: FlowFilter,
+        /// Say which process each belongs to. That takes the time to look at the
+        /// guest's processes; nobody else waits meanwhile.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        processes: bool,
         /// Go on behind this page.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<Cursor>,
@@ -386,6 +390,23 @@ pub struct Flow {
     pub age_seconds: u64,
     /// Since something last moved.
     pub idle_seconds: u64,
+    /// The name that the guest resolved the remote's address from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The process whose socket it is, where that was asked for and can be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<FlowProcess>,
+}
+
+/// A process of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowProcess {
+    /// Its number, as the gateway sees it.
+    pub pid: u32,
+    /// Its name, 15 bytes at most.
+    pub name: String,
+    /// Its executable; none where that cannot be read.
+    pub exe: Option<String>,
 }
 
 /// A DHCP lease.

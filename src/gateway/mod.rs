@@ -14,12 +14,14 @@ mod forwards;
 mod line;
 mod local;
 mod metrics;
+mod observe;
 mod sampler;
 
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::pin;
@@ -36,16 +38,16 @@ use self::forwards::Ports;
 use self::line::Line;
 use self::local::{DnsAnswer, Services};
 use self::metrics::Metrics;
+use self::observe::Watching;
 use self::sampler::Sampler;
 use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
-use crate::observe;
 use crate::observe::rates::Bytes;
-use crate::observe::report::{Figures, Frames};
+use crate::observe::report::{self, Figures, Frames};
 use crate::policy::{Exposed, Policy};
-use crate::services::dns::DnsError;
+use crate::services::dns::{DnsError, Resolver};
 use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp, Telling};
 use crate::tap::Link;
 use crate::tap::sys::watch_readable;
@@ -135,6 +137,7 @@ pub struct Gateway {
     services: Rc<RefCell<Services>>,
     answers: mpsc::Receiver<DnsAnswer>,
     ports: Ports,
+    watching: Watching,
     /// `None` without control sockets.
     control: Option<Control>,
     set_log_level: Option<SetLogLevel>,
@@ -175,8 +178,11 @@ impl Gateway {
     pub fn new(
         config: &Config,
         link: Box<dyn Link>,
-        inherited: Inherited,
+        mut inherited: Inherited,
     ) -> Result<Self, GatewayError> {
+        let metrics = Metrics::new(config)?;
+        let counting = metrics.as_ref().map(|metrics| metrics.counts().sink());
+        inherited.sinks.extend(counting);
         let sockets = HostSockets {
             outbound4: config.outbound4.clone(),
             outbound6: config.outbound6.clone(),
@@ -200,11 +206,17 @@ impl Gateway {
             memory: config.memory,
             descriptors: descriptors().saturating_sub(listeners(config)),
             uso,
-            events: Telling::Off,
+            events: match inherited.sinks.is_empty() {
+                true => Telling::Off,
+                false => Telling::On,
+            },
             outlet: Box::new(link.outlet()),
             local: Box::new(Rc::clone(&services)),
         };
         let mut slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
+        let (sinks, owners) = (mem::take(&mut inherited.sinks), inherited.owners.take());
+        let names = services.borrow().resolver().map(Resolver::names);
+        let watching = Watching::start(sinks, owners, names).map_err(GatewayError::Start)?;
         let ports = Ports::new(config, inherited, descriptors(), &mut slirp, now)?;
         if let Some(watched) = link.with_link(|link| slirp.watch(link.readiness())) {
             watched.map_err(GatewayError::Start)?;
@@ -215,11 +227,12 @@ impl Gateway {
             services,
             answers,
             ports,
+            watching,
             control: Control::new(config, now)?,
             set_log_level: None,
             received: Traffic::default(),
             sampler: Sampler::new(&config.observe, now),
-            metrics: Metrics::new(config)?,
+            metrics,
         })
     }
 
@@ -253,6 +266,7 @@ impl Gateway {
                     .await
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
+                self.watching.finish(&mut self.slirp);
                 let counters = self.slirp.counters().clone();
                 let figures = self.figures(&counters);
                 Ok(Ended {
@@ -351,6 +365,7 @@ impl Gateway {
             let buffers = self.slirp.memory_used();
             self.sampler.look(now, self.passed(), buffers);
         }
+        self.watching.take_events(&mut self.slirp);
         Ok(
             if frames == FRAMES_PER_ROUND || seen == Seen::More || more_work {
                 Round::Busy
@@ -422,7 +437,7 @@ impl Gateway {
             frames: traffic.frames,
             bytes: traffic.bytes,
         };
-        let link = observe::report::Link {
+        let link = report::Link {
             from_guest: frames(self.received),
             to_guest: frames(self.link.sent()),
         };

@@ -522,7 +522,7 @@ mod tests {
     fn repetitions_of_what_is_turned_away_are_told_of_once() {
         let start = Instant::now();
         let mut events = Events::new(Telling::On);
-        let mut told = |events: &mut Events, seconds, ends| {
+        let told = |events: &mut Events, seconds, ends| {
             let now = start + Duration::from_secs(seconds);
             events.turned_away(now, ends, FlowVerdict::Dropped, Party::Gateway);
             events.take().count()

@@ -17,6 +17,7 @@ pub mod ip_ether;
 pub mod listen;
 mod listening;
 pub mod netns;
+mod owners;
 pub mod process;
 mod queue;
 mod retry;
@@ -37,6 +38,7 @@ pub use attach_error::{
 pub use bess::Bess;
 pub use ip_ether::{IpEther, IpGuest, IpPorts};
 pub use listening::{Listening, Seen, SocketWatch};
+pub use owners::{Owner, SocketOwners, Transport};
 pub use socket_file::{Access, SocketFile, SocketFileError};
 pub use tun::Tap;
 pub use watch::Watch;

@@ -127,6 +127,10 @@ enum FlowsVerb {
 
 #[derive(Debug, Args)]
 struct FlowsArgs {
+    /// Show which process of the guest each belongs to
+    #[arg(long)]
+    processes: bool,
+
     /// At most so many
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
@@ -216,7 +220,7 @@ enum Task {
 enum List {
     Forwards,
     Hosts,
-    Flows(FlowFilter),
+    Flows(FlowFilter, bool),
 }
 
 impl List {
@@ -224,8 +228,9 @@ impl List {
         match self {
             Self::Forwards => Request::ForwardList { after, limit },
             Self::Hosts => Request::HostList { after, limit },
-            Self::Flows(filter) => Request::FlowList {
+            Self::Flows(filter, processes) => Request::FlowList {
                 filter,
+                processes,
                 after,
                 limit,
             },
@@ -279,7 +284,7 @@ fn task(verb: &Verb) -> Result<Task, String> {
                 addr: list.addr,
                 port: list.port,
             };
-            Task::List(List::Flows(filter), list.limit)
+            Task::List(List::Flows(filter, list.processes), list.limit)
         }
         Verb::Leases => one(Request::Leases {}),
         Verb::Ports => one(Request::Ports {}),

@@ -35,13 +35,13 @@ pub(super) fn text(reply: &Reply, style: Style) -> Option<String> {
     Some(text)
 }
 
-fn table<const N: usize>(style: Style, header: [&str; N], right: &[usize]) -> Table {
+fn table<'a>(style: Style, header: impl IntoIterator<Item = &'a str>, right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(match style {
         Style::Terminal => UTF8_FULL_CONDENSED,
         Style::Plain => ASCII_MARKDOWN,
     });
-    table.set_header(header);
+    table.set_header(header.into_iter().collect::<Vec<_>>());
     for &at in right {
         if let Some(column) = table.column_mut(at) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -81,6 +81,8 @@ fn hosts_table(hosts: &[Host], style: Style) -> String {
 }
 
 fn flows_table(flows: &[Flow], style: Style) -> String {
+    let named = flows.iter().any(|flow| flow.name.is_some());
+    let owned = flows.iter().any(|flow| flow.process.is_some());
     let header = [
         "ID",
         "Protocol",
@@ -93,9 +95,13 @@ fn flows_table(flows: &[Flow], style: Style) -> String {
         "Age",
         "Idle",
     ];
+    let header = header
+        .into_iter()
+        .chain(named.then_some("Name"))
+        .chain(owned.then_some("Process"));
     let mut table = table(style, header, &[0, 6, 7, 8, 9]);
     for flow in flows {
-        table.add_row([
+        let mut row = vec![
             String::from(flow.id),
             protocol(flow.protocol).to_owned(),
             flow.guest.to_string(),
@@ -106,9 +112,22 @@ fn flows_table(flows: &[Flow], style: Style) -> String {
             flow.from_guest.to_string(),
             duration(flow.age_seconds),
             duration(flow.idle_seconds),
-        ]);
+        ];
+        if named {
+            row.push(flow.name.clone().unwrap_or_default());
+        }
+        if owned {
+            row.push(process(flow));
+        }
+        table.add_row(row);
     }
     table.to_string()
+}
+
+/// Its name and number.
+fn process(flow: &Flow) -> String {
+    let process = flow.process.as_ref();
+    process.map_or_else(String::new, |p| format!("{} ({})", p.name, p.pid))
 }
 
 /// As the guest sees it, and as the host does where that differs.
@@ -260,7 +279,7 @@ mod tests {
     use super::*;
     use std::num::NonZeroU32;
 
-    use crate::control::proto::{Cursor, FlowCounts, FlowId, Memory};
+    use crate::control::proto::{Cursor, FlowCounts, FlowId, FlowProcess, Memory};
     use crate::forward::ForwardId;
 
     #[test]
@@ -298,6 +317,12 @@ mod tests {
                 from_guest: 567,
                 age_seconds: 61,
                 idle_seconds: 0,
+                name: Some("www.example".to_owned()),
+                process: Some(FlowProcess {
+                    pid: 77,
+                    name: "curl".to_owned(),
+                    exe: None,
+                }),
             }],
             next: Some(Cursor("7".to_owned())),
         };
@@ -313,6 +338,8 @@ mod tests {
             "567",
             "1 min 1 s",
             "0 s",
+            "www.example",
+            "curl (77)",
         ];
         let row = table.lines().last().expect("a row");
         let shown: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
