@@ -351,12 +351,12 @@ pub(crate) struct GatewayArgs {
     pub(crate) impair: Vec<Rule>,
 
     /// Delay every packet, both ways, by so many milliseconds
-    #[arg(long, value_name = "MS", help_heading = "Impairment")]
-    pub(crate) latency: Option<f64>,
+    #[arg(long, value_name = "MS", value_parser = values::latency, allow_negative_numbers = true, help_heading = "Impairment")]
+    pub(crate) latency: Option<Rule>,
 
     /// Lose this share of the packets, both ways, from 0 to 1
-    #[arg(long, value_name = "SHARE", help_heading = "Impairment")]
-    pub(crate) loss: Option<f64>,
+    #[arg(long, value_name = "SHARE", value_parser = values::loss, allow_negative_numbers = true, help_heading = "Impairment")]
+    pub(crate) loss: Option<Rule>,
 
     /// Write '1' to this file descriptor when traffic flows, then close it
     #[arg(long, value_name = "FD", value_parser = values::fd, allow_hyphen_values = true, help_heading = "Process")]

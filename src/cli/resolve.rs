@@ -14,7 +14,7 @@ use crate::config::{
     Config, Configure, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig, ObserveConfig, Summary,
 };
 use crate::forward::{AutoPublish, ForwardSpec, PublishOption};
-use crate::net::{AddressPlan, MacAddr, Mtu};
+use crate::net::{AddressPlan, Mtu, gateway_mac};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
 use crate::tap::switch::MAX_PORTS;
@@ -315,7 +315,11 @@ fn config(
             },
             reports: Vec::new(),
         },
-        impairments: args.impair,
+        impairments: [args.latency, args.loss]
+            .into_iter()
+            .flatten()
+            .chain(args.impair)
+            .collect(),
         memory: args.memory,
         ready_fd: args.ready_fd,
         exit_fd: args.exit_fd,
@@ -368,19 +372,11 @@ fn plan(args: &GatewayArgs, warnings: &mut Vec<String>) -> Result<AddressPlan, U
         v6 = None;
     }
     Ok(AddressPlan {
+        gateway_mac: gateway_mac(v4.as_ref(), v6.as_ref()),
         v4,
         v6,
-        gateway_mac: random_mac(),
         mtu: args.mtu,
     })
-}
-
-/// A MAC address of the gateway's own. Where the system has no randomness yet
-/// any will do: there are two stations on the link.
-pub(super) fn random_mac() -> MacAddr {
-    let mut bytes = [0x02, 0x67, 0x77, 0x00, 0x00, 0x02];
-    let _ = getrandom::fill(&mut bytes);
-    MacAddr::local_from(bytes)
 }
 
 fn dns(args: &GatewayArgs) -> Result<Option<DnsConfig>, UsageError> {

@@ -1,6 +1,7 @@
 //! Answers to the clients of the control sockets, given by the loop between two
 //! rounds. Each takes a bounded time: lists come in pages.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -312,13 +313,17 @@ impl Gateway {
             budget: control.memory,
         };
         let drops = self.slirp.counters().drops();
+        let mut dropped: BTreeMap<String, u64> =
+            drops.map(|(why, count)| (name_of(why), count)).collect();
+        self.link
+            .look_at_impairment(|impairment| impairment.add_drops(&mut dropped));
         Ok(Reply::Statistics(Box::new(Statistics {
             uptime_seconds: control.started.elapsed().as_secs(),
             flows: FlowCounts { tcp, udp },
             memory,
             from_guest: self.received,
             to_guest: self.link.sent(),
-            dropped: drops.map(|(why, count)| (name_of(why), count)).collect(),
+            dropped,
         })))
     }
 

@@ -11,6 +11,7 @@
 
 mod control;
 mod forwards;
+mod impaired;
 mod line;
 mod local;
 
@@ -36,6 +37,7 @@ use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
+use crate::impair::RulesError;
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::DnsError;
 use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp};
@@ -105,6 +107,9 @@ pub enum GatewayError {
     /// A port cannot be published or exposed.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    /// The rules of impairment are too many.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// epoll or the runtime failed.
     #[error("the event loop failed: {0}")]
     EventLoop(#[source] io::Error),
@@ -163,6 +168,12 @@ impl Gateway {
         sockets.check()?;
         let uso = link.caps().uso;
         let link = Line::new(link);
+        if !config.impairments.is_empty() {
+            link.with_impairment(|impairment| {
+                impairment.set(config.impairments.clone(), Instant::now())
+            })
+            .transpose()?;
+        }
         let now = Instant::now();
         let (services, answers) = Services::new(config, now)?;
         let services = Rc::new(RefCell::new(services));
@@ -250,6 +261,7 @@ impl Gateway {
         if let Some(control) = &mut self.control {
             control.start(self.set_log_level.take());
         }
+        self.link.start_schedules(Instant::now());
         ready();
         loop {
             match self.round()? {
@@ -283,7 +295,7 @@ impl Gateway {
             }
             self.ports.poll(now, &mut self.slirp);
             let deadline = self.next_deadline(last_traffic);
-            self.slirp.wake_by(deadline)?;
+            self.slirp.wake_by(deadline, now)?;
             tokio::select! {
                 biased;
                 reason = &mut stop => return Ok(End::Asked(reason)),

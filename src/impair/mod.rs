@@ -7,15 +7,32 @@
 //! asks; who terminates flows (`slirp`) and names (`services`) asks for
 //! [`TcpFault`] and [`DnsFault`].
 
+mod dice;
+mod effect;
+mod frame;
+mod held;
+mod names;
+mod preset;
+mod series;
 mod spec;
+mod units;
+mod wire;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-pub use self::spec::RuleError;
+pub use self::effect::{
+    Bursts, Distribution, Loss, MAX_DELAY, Order, PacketEffect, Rate, Rates, Share,
+};
+pub use self::held::{Intact, MAX_HELD_BYTES};
+pub use self::names::NoNames;
+pub use self::series::{
+    Due, Entered, Impairment, RuleCounts, RuleId, RuleInfo, RulesError, Totals,
+};
+pub use self::spec::{MAX_RULE, RuleError};
 use crate::policy::PortRange;
 
 /// Rules of one gateway, at most.
@@ -54,6 +71,26 @@ pub enum Way {
     Down,
     /// Both, each with a generator and a queue of its own. The default.
     Both,
+}
+
+/// Where a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the guest.
+    Up,
+    /// To the guest.
+    Down,
+}
+
+impl Way {
+    /// True when `direction` is one of them.
+    #[must_use]
+    pub const fn includes(self, direction: Direction) -> bool {
+        matches!(
+            (self, direction),
+            (Self::Both, _) | (Self::Up, Direction::Up) | (Self::Down, Direction::Down)
+        )
+    }
 }
 
 /// What a rule is for: all that is given must match.
@@ -95,6 +132,20 @@ pub struct Schedule {
     pub lasts: Option<Duration>,
 }
 
+impl Schedule {
+    /// True when a rule that was set up at `since` is in force at `now`.
+    #[must_use]
+    pub fn is_in_force(&self, since: Instant, now: Instant) -> bool {
+        let Some(past) = now
+            .checked_duration_since(since)
+            .and_then(|age| age.checked_sub(self.at))
+        else {
+            return false;
+        };
+        self.lasts.is_none_or(|lasts| past < lasts)
+    }
+}
+
 /// What a rule does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
@@ -107,10 +158,6 @@ pub enum Effect {
     /// Something becomes of the resolver's answers.
     Dns(DnsFault),
 }
-
-/// What becomes of packets; see docs/impairment.md for each.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PacketEffect {}
 
 /// What only the end of a connection can do to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -176,4 +223,10 @@ pub enum DnsFault {
 pub trait Names {
     /// True when one of the names that led to `addr` is like `pattern`.
     fn any_like(&self, addr: IpAddr, pattern: &NamePattern) -> bool;
+
+    /// Another number whenever [`Names::any_like`] may say something else than
+    /// before, so that answers can be remembered; `None`: they cannot.
+    fn version(&self) -> Option<u64> {
+        None
+    }
 }
