@@ -98,6 +98,8 @@ pub struct InterfaceConfig {
     pub configure: Configure,
     /// Whether the namespace's sockets are to be seen.
     pub guest_sockets: GuestSockets,
+    /// Whether the processes that they belong to are.
+    pub processes: GuestSockets,
 }
 
 /// Whether `gw` looks at the sockets of the guest's namespace.

@@ -75,6 +75,7 @@ fn config(api: &Path) -> Config {
             mac: None,
             configure: Configure::Static,
             guest_sockets: GuestSockets::Unseen,
+            processes: GuestSockets::Unseen,
         },
         host_loopback: HostLoopback::Closed,
         outbound4: None,

@@ -15,6 +15,7 @@ use nix::sys::stat::{SFlag, fstat};
 use super::passed;
 use crate::config::Config;
 use crate::forward::Passed;
+use crate::observe::{FlowLog, FlowLogError, LogTarget, Sink};
 use crate::tap::sys;
 
 /// What the caller handed over cannot be used.
@@ -28,8 +29,11 @@ pub(crate) enum LifecycleError {
         example: &'static str,
     },
     /// It cannot be written to.
-    #[error("--ready-fd {0} is open for reading only; hand over the end that is written to")]
-    NotWritable(RawFd),
+    #[error("{option} {fd} is open for reading only; hand over the end that is written to")]
+    NotWritable { option: &'static str, fd: RawFd },
+    /// The flow log cannot be written.
+    #[error(transparent)]
+    FlowLog(#[from] FlowLogError),
     /// It never hangs up.
     #[error("--exit-fd {0} is a file, which never hangs up; hand over one end of a pipe or socket")]
     NeverHangsUp(RawFd),
@@ -56,6 +60,7 @@ pub(crate) struct Handles {
     passed: Passed,
     ready: Option<OwnedFd>,
     exit: Option<OwnedFd>,
+    flow_log: Option<FlowLog>,
     pid_file: Option<PidFile>,
 }
 
@@ -70,10 +75,14 @@ impl Handles {
         let passed = passed::adopt(config, links)?;
         let ready = config.ready_fd.map(adopt_ready).transpose()?;
         let exit = config.exit_fd.map(adopt_exit).transpose()?;
+        // Last, as it may open a file.
+        let flow_log = config.observe.flow_log.as_ref();
+        let flow_log = flow_log.map(open_flow_log).transpose()?;
         Ok(Self {
             passed,
             ready,
             exit,
+            flow_log,
             pid_file: None,
         })
     }
@@ -102,6 +111,15 @@ impl Handles {
         std::mem::take(&mut self.passed)
     }
 
+    /// What takes what is told of flows.
+    pub(crate) fn take_sinks(&mut self) -> Vec<Box<dyn Sink>> {
+        let flow_log = self.flow_log.take();
+        flow_log
+            .into_iter()
+            .map(|log| Box::new(log) as Box<dyn Sink>)
+            .collect()
+    }
+
     /// The descriptor whose hang-up ends the gateway, for [`exit_requested`].
     pub(crate) const fn take_exit(&mut self) -> Option<OwnedFd> {
         self.exit.take()
@@ -121,6 +139,25 @@ pub(crate) async fn exit_requested(exit: Option<&OwnedFd>) {
 
 fn adopt_ready(fd: RawFd) -> Result<OwnedFd, LifecycleError> {
     let (option, example) = ("--ready-fd", "gw --ready-fd 3 ... 3>FILE");
+    adopt_writable(fd, option, example)
+}
+
+fn open_flow_log(target: &LogTarget) -> Result<FlowLog, LifecycleError> {
+    let adopted = match target {
+        LogTarget::Fd(fd) => {
+            let example = "gw --flow-log fd:3 ... 3>FILE";
+            Some(adopt_writable(*fd, "--flow-log fd", example)?)
+        }
+        LogTarget::Stdout | LogTarget::Path(_) => None,
+    };
+    Ok(FlowLog::open(target, adopted)?)
+}
+
+fn adopt_writable(
+    fd: RawFd,
+    option: &'static str,
+    example: &'static str,
+) -> Result<OwnedFd, LifecycleError> {
     let owned = sys::adopt_fd(fd).map_err(|_| LifecycleError::NotOpen {
         option,
         fd,
@@ -128,7 +165,7 @@ fn adopt_ready(fd: RawFd) -> Result<OwnedFd, LifecycleError> {
     })?;
     let flags = fcntl(&owned, FcntlArg::F_GETFL).unwrap_or(0);
     if flags & OFlag::O_ACCMODE.bits() == OFlag::O_RDONLY.bits() {
-        return Err(LifecycleError::NotWritable(fd));
+        return Err(LifecycleError::NotWritable { option, fd });
     }
     Ok(owned)
 }

@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use super::lifecycle::LifecycleError;
 use crate::config::Config;
 use crate::forward::{Passed, PassedSocket};
+use crate::observe::LogTarget;
 use crate::tap::sys;
 
 /// The first descriptor that is passed.
@@ -36,6 +37,7 @@ pub(super) fn adopt(config: &Config, links: &[RawFd]) -> Result<Passed, Lifecycl
         let own = [
             ("--ready-fd", config.ready_fd),
             ("--exit-fd", config.exit_fd),
+            ("--flow-log fd", flow_log_fd(config)),
         ];
         let links = links.iter().map(|fd| ("--link fd", Some(*fd)));
         if let Some((option, _)) = own.into_iter().chain(links).find(|(_, o)| *o == Some(fd)) {
@@ -45,6 +47,14 @@ pub(super) fn adopt(config: &Config, links: &[RawFd]) -> Result<Passed, Lifecycl
         sockets.push(PassedSocket { name, socket });
     }
     Ok(Passed::new(sockets))
+}
+
+/// The descriptor that the flow log goes to.
+fn flow_log_fd(config: &Config) -> Option<RawFd> {
+    match config.observe.flow_log {
+        Some(LogTarget::Fd(fd)) => Some(fd),
+        _ => None,
+    }
 }
 
 /// The passed descriptors with their names; none when they are for another

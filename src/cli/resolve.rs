@@ -10,6 +10,7 @@ use super::args::{
 };
 use super::links::{LinkSpec, LinkSpecError};
 use super::values::{self, BadValue};
+use crate::capture::Target;
 use crate::config::{
     Config, Configure, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig, ObserveConfig, Summary,
 };
@@ -17,10 +18,14 @@ use crate::forward::{AutoPublish, ForwardSpec, PublishOption};
 use crate::gateway::random_seed;
 use crate::impair::{MAX_RULES, Rule, RulesError};
 use crate::net::{AddressPlan, Mtu, gateway_mac};
+use crate::observe::LogTarget;
 use crate::observe::report::output::{self, ReportError};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
 use crate::tap::switch::MAX_PORTS;
+
+/// The descriptor of standard output.
+const STDOUT: i32 = 1;
 
 /// Where the host's resolver settings are.
 pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -78,6 +83,15 @@ pub(crate) enum UsageError {
     /// A report that could not be written.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// Two streams into one another.
+    #[error("{0} and {1} would both be written to standard output; name a file for one of them")]
+    TwoOnStdout(&'static str, &'static str),
+    /// The command writes there too.
+    #[error(
+        "the command of 'gw run' writes to standard output, and a capture among that cannot be \
+         read; name a file or a FIFO, like --pcap >(wireshark -k -i -)"
+    )]
+    StdoutIsTheCommands,
     /// A link that makes no sense.
     #[error("{0}")]
     Link(#[from] LinkSpecError),
@@ -183,7 +197,13 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
     let messages = messages(&gateway);
     let mut warnings = Vec::new();
     let mut config = config(interface.into(), gateway, &mut warnings)?;
+    if !reports.is_empty() {
+        config.interface.processes = GuestSockets::Followed;
+    }
     config.observe.reports = reports;
+    if matches!(mode, Mode::Run(_)) && captures_to_stdout(&config.observe) > 0 {
+        return Err(UsageError::StdoutIsTheCommands);
+    }
     Ok(Invocation {
         config,
         mode,
@@ -208,6 +228,7 @@ fn links(mut links: Vec<LinkSpec>, gateway: GatewayArgs) -> Result<Invocation, U
             Configure::LeaveAlone
         },
         guest_sockets: GuestSockets::Unseen,
+        processes: GuestSockets::Unseen,
     };
     let messages = messages(&gateway);
     let mut warnings = Vec::new();
@@ -215,12 +236,24 @@ fn links(mut links: Vec<LinkSpec>, gateway: GatewayArgs) -> Result<Invocation, U
     if config.auto_publish.is_some() {
         return Err(UsageError::AutoWithoutNamespace);
     }
+    let mut descriptors = links.iter().flat_map(LinkSpec::descriptors);
+    if captures_to_stdout(&config.observe) > 0 && descriptors.any(|fd| fd == STDOUT) {
+        return Err(UsageError::TwoOnStdout("the link", "--pcap -"));
+    }
     Ok(Invocation {
         config,
         mode: Mode::Serve(links),
         messages,
         warnings,
     })
+}
+
+/// The descriptor that the flow log goes to.
+fn flow_log_fd(args: &GatewayArgs) -> Option<i32> {
+    match args.flow_log {
+        Some(LogTarget::Fd(fd)) => Some(fd),
+        _ => None,
+    }
 }
 
 fn check_links(links: &[LinkSpec], gateway: &GatewayArgs) -> Result<(), UsageError> {
@@ -237,7 +270,8 @@ fn check_links(links: &[LinkSpec], gateway: &GatewayArgs) -> Result<(), UsageErr
     if links.iter().filter(|link| link.is_configured()).count() > 1 {
         return Err(UsageError::TwoStatic);
     }
-    let others = [gateway.ready_fd, gateway.exit_fd].into_iter().flatten();
+    let others = [gateway.ready_fd, gateway.exit_fd, flow_log_fd(gateway)];
+    let others = others.into_iter().flatten();
     let mut used: Vec<i32> = others.collect();
     for fd in links.iter().flat_map(LinkSpec::descriptors) {
         if used.contains(&fd) {
@@ -265,6 +299,7 @@ impl From<InterfaceArgs> for InterfaceConfig {
                 Configure::Static
             },
             guest_sockets: GuestSockets::Unseen,
+            processes: GuestSockets::Unseen,
         }
     }
 }
@@ -292,9 +327,14 @@ fn config(
     {
         return Err(UsageError::SameFd(ready));
     }
+    if let Some(fd) = flow_log_fd(&args)
+        && [args.ready_fd, args.exit_fd].contains(&Some(fd))
+    {
+        return Err(UsageError::FdTwice(fd));
+    }
     let plan = plan(&args, warnings)?;
     let (forwards, auto_publish) = forwards(&args)?;
-    Ok(Config {
+    let config = Config {
         dns: dns(&args)?,
         plan,
         interface: InterfaceConfig {
@@ -302,6 +342,7 @@ fn config(
                 Some(_) => GuestSockets::Followed,
                 None => GuestSockets::Unseen,
             },
+            processes: processes(&args),
             ..interface
         },
         host_loopback: args.host_loopback.unwrap_or(HostLoopback::Closed),
@@ -332,7 +373,31 @@ fn config(
         pid_file: args.pid_file,
         control: args.control,
         slirp4netns_api: None,
-    })
+    };
+    match (
+        captures_to_stdout(&config.observe),
+        &config.observe.flow_log,
+    ) {
+        (0, _) | (1, None | Some(LogTarget::Fd(_) | LogTarget::Path(_))) => Ok(config),
+        (1, Some(LogTarget::Stdout)) => Err(UsageError::TwoOnStdout("--flow-log -", "--pcap -")),
+        _ => Err(UsageError::TwoOnStdout("--pcap -", "another --pcap -")),
+    }
+}
+
+fn captures_to_stdout(observe: &ObserveConfig) -> usize {
+    let captures = observe.captures.iter();
+    captures
+        .filter(|capture| capture.target == Target::Stdout)
+        .count()
+}
+
+/// Whether anybody may want to know the processes that flows belong to.
+fn processes(args: &GatewayArgs) -> GuestSockets {
+    if args.flow_log.is_some() || args.control.is_some() {
+        GuestSockets::Followed
+    } else {
+        GuestSockets::Unseen
+    }
 }
 
 /// The rules in order, their seeds chosen: what is said of them at the start is

@@ -40,6 +40,7 @@ use super::{Exit, Failure, resolv_conf, runtime, summary};
 use crate::config::{Config, Configure};
 use crate::forward::ForwardInfo;
 use crate::gateway::{End, Gateway, Inherited, StopReason};
+use crate::observe::Sink;
 use crate::observe::report::{self, CommandEnd};
 use crate::tap::netns::{Received, handover_pair, receive};
 use crate::tap::sys::{self, Child};
@@ -79,13 +80,20 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
     drop(childs);
     let command = Command { child, terminal };
     // From here on a failure drops `command`, which ends and reaps the child.
-    let Received { tap, sockets, made } = receive(&ours)?;
+    let Received {
+        tap,
+        sockets,
+        owners,
+        made,
+    } = receive(&ours)?;
     let pidfd = sys::pidfd_open(command.child.pid()).map_err(Failure::Watch)?;
     raise_descriptor_limit();
     let runtime = runtime()?;
     let inherited = Inherited {
         passed: handles.take_passed(),
         sockets,
+        owners,
+        sinks: sinks(&mut handles, &closing),
     };
     let mut ready = |forwards: &[ForwardInfo]| {
         for warning in made.warnings.iter().cloned().chain(handles.announce()) {
@@ -134,6 +142,13 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
         End::Asked(_) => Ok(exit_of(status?)),
         End::LinkGone(_) => Err(Failure::LinkGone),
     }
+}
+
+/// What takes what is told of flows.
+fn sinks(handles: &mut Handles, closing: &Closing) -> Vec<Box<dyn Sink>> {
+    let mut sinks = handles.take_sinks();
+    sinks.extend(closing.sinks());
+    sinks
 }
 
 /// Passes signals on to the command for as long as there are any.

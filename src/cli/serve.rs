@@ -15,6 +15,7 @@ use super::{Exit, Failure, runtime, summary};
 use crate::config::Config;
 use crate::forward::{ForwardInfo, Passed};
 use crate::gateway::{End, Ended, Gateway, Inherited, StopReason};
+use crate::observe::Sink;
 use crate::tap::netns::{Attached, NetnsTarget, attach};
 use crate::tap::{Link, Watch};
 
@@ -37,6 +38,7 @@ pub(super) fn serve(
     let Attached {
         tap,
         sockets,
+        owners,
         made,
         watch,
         helper,
@@ -44,6 +46,8 @@ pub(super) fn serve(
     let inherited = Inherited {
         passed: starter.take_passed(),
         sockets,
+        owners,
+        sinks: starter.take_sinks(),
     };
     let ready = |forwards: &[ForwardInfo]| {
         starter.announce(&format!("Serving {target}"), &made.warnings, voice);
@@ -118,6 +122,13 @@ impl Starter {
     /// Tells what is to be told of a gateway that has ended.
     pub(super) fn tell(self, ended: &Ended, voice: Voice) {
         self.closing.tell(&ended.figures, None, voice);
+    }
+
+    /// What takes what is told of flows.
+    pub(super) fn take_sinks(&mut self) -> Vec<Box<dyn Sink>> {
+        let mut sinks = self.handles.take_sinks();
+        sinks.extend(self.closing.sinks());
+        sinks
     }
 
     /// Says that traffic flows: to the process that waits for it, and to a

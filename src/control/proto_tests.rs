@@ -200,6 +200,8 @@ fn filters() {
         from_guest: 0,
         age_seconds: 0,
         idle_seconds: 0,
+        name: None,
+        process: None,
     };
     let filter = |text: &str| -> FlowFilter { serde_json::from_str(text).expect("a filter") };
     for (text, matches) in [

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Gateway, StopReason};
 use crate::config::{Config, IcmpPolicy};
@@ -82,6 +82,16 @@ pub(super) async fn next(control: &mut Option<Control>) -> Command {
     }
 }
 
+/// A client that waits for its answer.
+pub(super) struct Answering(oneshot::Sender<Result<Reply, RequestError>>);
+
+impl Answering {
+    /// Answers, should the client still be there.
+    pub(super) fn answer(self, answer: Result<Reply, RequestError>) {
+        let _ = self.0.send(answer);
+    }
+}
+
 impl Gateway {
     /// Does what waits, a few commands at most.
     pub(super) fn do_waiting_commands(&mut self) -> ControlFlow<StopReason> {
@@ -96,9 +106,22 @@ impl Gateway {
 
     /// Does what a client asks and answers it, should it still be there.
     pub(super) fn do_command(&mut self, command: Command) -> ControlFlow<StopReason> {
+        let Some(command) = self.do_capture(command) else {
+            return ControlFlow::Continue(());
+        };
         let stops = command.request == Request::Shutdown {};
-        let answer = self.answer_request(command.request);
-        let _ = command.reply.send(answer);
+        let processes = matches!(
+            command.request,
+            Request::FlowList {
+                processes: true,
+                ..
+            }
+        );
+        let answering = Answering(command.reply);
+        match self.answer_request(command.request) {
+            Ok(reply) if processes => self.watching.add_processes(reply, answering),
+            answer => answering.answer(answer),
+        }
         if stops {
             ControlFlow::Break(StopReason::Requested)
         } else {
@@ -117,6 +140,8 @@ impl Gateway {
             Request::HostList { after, limit } => self.list_hosts(after, limit),
             Request::FlowList {
                 filter,
+                // Looked for when the page is there.
+                processes: _,
                 after,
                 limit,
             } => self.list_flows(&filter, after, limit),
@@ -130,6 +155,11 @@ impl Gateway {
             Request::ImpairList {} => Ok(self.list_rules()),
             Request::Log { level } => self.set_log_level(level),
             Request::Shutdown {} => Ok(Reply::Done {}),
+            // Done by `do_capture`, whose answers come later.
+            Request::CaptureStart { .. }
+            | Request::CaptureStop { .. }
+            | Request::CaptureRotate { .. }
+            | Request::CaptureList {} => Err(RequestError::Stopping),
         }
     }
 
@@ -241,7 +271,9 @@ impl Gateway {
         let mut last = None;
         for info in rest.by_ref().take(MAX_EXAMINED) {
             last = Some(info.id);
-            if let Some(flow) = flow(&info).filter(|flow| filter.matches(flow)) {
+            if let Some(mut flow) = flow(&info).filter(|flow| filter.matches(flow)) {
+                let name = self.watching.name_of(flow.remote.ip());
+                flow.name = name.map(|name| name.to_string());
                 flows.push(flow);
             }
             if flows.len() == limit {
@@ -455,6 +487,8 @@ fn flow(info: &slirp::FlowInfo) -> Option<Flow> {
         from_guest: info.from_guest,
         age_seconds: info.age.as_secs(),
         idle_seconds: info.idle.as_secs(),
+        name: None,
+        process: None,
     })
 }
 

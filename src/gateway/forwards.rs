@@ -1,5 +1,6 @@
 //! Forwards, tied to the translation core.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
 use std::time::{Duration, Instant};
@@ -11,21 +12,37 @@ use crate::forward::{
     ForwardSpec, Forwards, GuestSide, HostSocket, Origin, Passed, PublishAt, SocketKind,
 };
 use crate::net::AddressPlan;
+use crate::observe::Sink;
 use crate::policy::{HostTarget, Protocol};
 use crate::slirp::{GuestTarget, Listener, ListenerId, ListenerKind, Slirp};
-use crate::tap::{Listening, Seen, SocketWatch};
+use crate::tap::{Listening, Seen, SocketOwners, SocketWatch};
 
 /// How often the guest's sockets are looked at: a port appears within the time
 /// that people wait without noticing.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What a gateway is handed besides its configuration and its link.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Inherited {
     /// Sockets of the service manager.
     pub passed: Passed,
     /// Shows the guest's sockets; for `--publish auto`.
     pub sockets: Option<SocketWatch>,
+    /// Shows which of the guest's sockets a flow belongs to.
+    pub owners: Option<SocketOwners>,
+    /// Take what is told of flows; none: nothing is.
+    pub sinks: Vec<Box<dyn Sink>>,
+}
+
+impl fmt::Debug for Inherited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inherited")
+            .field("passed", &self.passed)
+            .field("sockets", &self.sockets)
+            .field("owners", &self.owners)
+            .field("sinks", &self.sinks.len())
+            .finish()
+    }
 }
 
 /// The forwards of a gateway.

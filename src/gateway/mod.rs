@@ -9,6 +9,7 @@
 //! deadline, a DNS answer, a command or the end wakes it. Everything slow (DNS, for one)
 //! runs as tasks of that runtime, between rounds.
 
+mod capture;
 mod control;
 mod forwards;
 mod impaired;
@@ -17,11 +18,13 @@ mod line;
 mod local;
 mod metrics;
 mod sampler;
+mod watching;
 
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::pin;
@@ -31,6 +34,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::mpsc;
 
+use self::capture::Capturing;
 use self::control::Control;
 pub use self::control::SetLogLevel;
 pub use self::forwards::Inherited;
@@ -40,16 +44,17 @@ use self::line::Line;
 use self::local::{DnsAnswer, Services};
 use self::metrics::Metrics;
 use self::sampler::Sampler;
+use self::watching::Watching;
+use crate::capture::CaptureError;
 use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
 use crate::impair::{Faults, RulesError};
-use crate::observe;
 use crate::observe::rates::Bytes;
-use crate::observe::report::{Figures, Frames};
+use crate::observe::report::{self, Figures, Frames};
 use crate::policy::{Exposed, Policy};
-use crate::services::dns::DnsError;
+use crate::services::dns::{DnsError, Resolver};
 use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp, Telling};
 use crate::tap::Link;
 use crate::tap::sys::watch_readable;
@@ -130,6 +135,9 @@ pub enum GatewayError {
     /// The rules of impairment are too many.
     #[error(transparent)]
     Rules(#[from] RulesError),
+    /// A capture cannot be written.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// epoll or the runtime failed.
     #[error("the event loop failed: {0}")]
     EventLoop(#[source] io::Error),
@@ -142,6 +150,8 @@ pub struct Gateway {
     services: Rc<RefCell<Services>>,
     answers: mpsc::Receiver<DnsAnswer>,
     ports: Ports,
+    watching: Watching,
+    capturing: Capturing,
     /// `None` without control sockets.
     control: Option<Control>,
     set_log_level: Option<SetLogLevel>,
@@ -184,7 +194,7 @@ impl Gateway {
     pub fn new(
         config: &Config,
         link: Box<dyn Link>,
-        inherited: Inherited,
+        mut inherited: Inherited,
     ) -> Result<Self, GatewayError> {
         let sockets = HostSockets {
             outbound4: config.outbound4.clone(),
@@ -201,6 +211,9 @@ impl Gateway {
             })
             .transpose()?;
         }
+        let metrics = Metrics::new(config)?;
+        let mut sinks = mem::take(&mut inherited.sinks);
+        sinks.extend(metrics.as_ref().map(Metrics::sink));
         let services = Rc::new(RefCell::new(services));
         let parts = Parts {
             plan: config.plan.clone(),
@@ -215,11 +228,17 @@ impl Gateway {
             memory: config.memory,
             descriptors: descriptors().saturating_sub(listeners(config)),
             uso,
-            events: Telling::Off,
+            events: match sinks.is_empty() {
+                true => Telling::Off,
+                false => Telling::On,
+            },
             outlet: Box::new(link.outlet()),
             local: Box::new(Rc::clone(&services)),
         };
         let mut slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
+        let owners = inherited.owners.take();
+        let names = services.borrow().resolver().map(Resolver::names);
+        let watching = Watching::start(sinks, owners, names).map_err(GatewayError::Start)?;
         let ports = Ports::new(config, inherited, descriptors(), &mut slirp, now)?;
         if let Some(watched) = link.with_link(|link| slirp.watch(link.readiness())) {
             watched.map_err(GatewayError::Start)?;
@@ -230,14 +249,18 @@ impl Gateway {
             services,
             answers,
             ports,
+            watching,
+            capturing: Capturing::new(config),
             control: Control::new(config, now)?,
             set_log_level: None,
             faults: Rc::default(),
             received: Traffic::default(),
             sampler: Sampler::new(&config.observe, now),
-            metrics: Metrics::new(config)?,
+            metrics,
         };
         gateway.follow_rules();
+        // Last: a file that is there is emptied.
+        gateway.start_captures(&config.observe.captures)?;
         Ok(gateway)
     }
 
@@ -271,6 +294,8 @@ impl Gateway {
                     .await
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
+                self.watching.finish(&mut self.slirp);
+                self.capturing.finish();
                 let counters = self.slirp.counters().clone();
                 let figures = self.figures(&counters);
                 Ok(Ended {
@@ -371,6 +396,7 @@ impl Gateway {
             let buffers = self.slirp.memory_used();
             self.sampler.look(now, self.passed(), buffers);
         }
+        self.watching.take_events(&mut self.slirp);
         Ok(
             if frames == FRAMES_PER_ROUND || seen == Seen::More || more_work {
                 Round::Busy
@@ -442,7 +468,7 @@ impl Gateway {
             frames: traffic.frames,
             bytes: traffic.bytes,
         };
-        let link = observe::report::Link {
+        let link = report::Link {
             from_guest: frames(self.received),
             to_guest: frames(self.link.sent()),
         };

@@ -7,6 +7,7 @@
 //! [`Observer`], a thread of its own, and go as [`Record`]s to every [`Sink`].
 
 pub mod human;
+mod log;
 pub mod metrics;
 pub mod names;
 mod observer;
@@ -19,6 +20,7 @@ pub mod tally;
 #[cfg(test)]
 mod testing;
 
+pub use self::log::{FlowLog, FlowLogError};
 pub use self::observer::{FINISH_DEADLINE, FLUSH_INTERVAL, MAX_QUEUED, Observer};
 pub use self::record::{Identity, Record, Sink};
 pub use self::spec::{LogTarget, MetricsAt, ObserveSpecError};

@@ -195,8 +195,18 @@ impl Worker {
         loop {
             let mut queue = shared.lock();
             while queue.told.is_empty() && queue.lost == 0 && !queue.over {
-                let waited = shared.news.wait(queue);
-                queue = waited.unwrap_or_else(PoisonError::into_inner);
+                let waiting = self.sinks.iter().any(|sink| sink.is_waiting());
+                if !waiting {
+                    let waited = shared.news.wait(queue);
+                    queue = waited.unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                }
+                let waited = shared.news.wait_timeout(queue, FLUSH_INTERVAL);
+                let (back, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                queue = back;
+                if timeout.timed_out() {
+                    break;
+                }
             }
             let told = mem::take(&mut queue.told);
             let lost = mem::take(&mut queue.lost);

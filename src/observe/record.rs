@@ -66,6 +66,12 @@ pub trait Sink: Send {
     /// [`FLUSH_INTERVAL`](super::FLUSH_INTERVAL) while there are records.
     fn flush(&mut self) {}
 
+    /// True while something could not go out yet: [`Sink::flush`] is called again
+    /// after [`FLUSH_INTERVAL`](super::FLUSH_INTERVAL).
+    fn is_waiting(&self) -> bool {
+        false
+    }
+
     /// There will be no more records. Called once.
     fn finish(&mut self) {
         self.flush();

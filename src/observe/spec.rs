@@ -31,7 +31,19 @@ impl FromStr for LogTarget {
     type Err = ObserveSpecError;
 
     fn from_str(text: &str) -> Result<Self, ObserveSpecError> {
-        Err(ObserveSpecError(format!("'{text}' is no place for a log")))
+        let refuse = |why: &str| Err(ObserveSpecError(why.to_owned()));
+        if let Some(number) = text.strip_prefix("fd:") {
+            return match number.parse::<RawFd>() {
+                Ok(0) => refuse("descriptor 0 is standard input; open another, like fd:3 3>FILE"),
+                Ok(fd @ 1..) => Ok(Self::Fd(fd)),
+                _ => refuse("write the number of an open file descriptor behind it, like fd:3"),
+            };
+        }
+        match text {
+            "" => refuse("write a file's name, '-' for standard output, or fd:N"),
+            "-" => Ok(Self::Stdout),
+            path => Ok(Self::Path(path.into())),
+        }
     }
 }
 
@@ -99,6 +111,35 @@ fn not_an_address(text: &str) -> String {
             format!("'{text}' has no port; write [{text}]:{EXAMPLE_PORT}")
         }
         _ => format!("'{text}' is no place; write ADDR:PORT, [ADDR6]:PORT or unix:PATH"),
+    }
+}
+
+#[cfg(test)]
+mod log_tests {
+    use super::*;
+
+    #[test]
+    fn places_for_logs() {
+        for (text, expected) in [
+            ("-", Ok(LogTarget::Stdout)),
+            ("fd:3", Ok(LogTarget::Fd(3))),
+            ("fd:1", Ok(LogTarget::Fd(1))),
+            ("flows.jsonl", Ok(LogTarget::Path("flows.jsonl".into()))),
+            ("./fd:3", Ok(LogTarget::Path("./fd:3".into()))),
+            ("fd:0", Err("fd:3")),
+            ("fd:-1", Err("fd:3")),
+            ("fd:x", Err("fd:3")),
+            ("fd:99999999999", Err("fd:3")),
+            ("", Err("'-'")),
+        ] {
+            match (text.parse::<LogTarget>(), expected) {
+                (Ok(target), Ok(expected)) => assert_eq!(target, expected, "{text}"),
+                (Err(error), Err(remedy)) => {
+                    assert!(error.to_string().contains(remedy), "{text}: {error}");
+                }
+                (target, expected) => panic!("{text}: {target:?}, not {expected:?}"),
+            }
+        }
     }
 }
 

@@ -33,7 +33,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::attach_error::{AttachError, JoinAction, NamespaceKind};
-use super::{Medium, SocketWatch, Tap, Watch, sys};
+use super::{Medium, SocketOwners, SocketWatch, Tap, Watch, sys};
 use crate::config::InterfaceConfig;
 use crate::net::AddressPlan;
 
@@ -69,6 +69,8 @@ pub struct Attached {
     /// Shows the namespace's sockets, if [`InterfaceConfig::guest_sockets`] asks
     /// for that.
     pub sockets: Option<SocketWatch>,
+    /// Shows whose they are, if [`InterfaceConfig::processes`] asks for that.
+    pub owners: Option<SocketOwners>,
     /// What was made.
     pub made: Made,
     /// Tells when it is no longer wanted.
@@ -154,9 +156,15 @@ fn attach_as(
     .map_err(|e| system("fork", e))?;
     drop(childs);
     match receive(&ours) {
-        Ok(Received { tap, sockets, made }) => Ok(Attached {
+        Ok(Received {
             tap,
             sockets,
+            owners,
+            made,
+        }) => Ok(Attached {
+            tap,
+            sockets,
+            owners,
             made,
             watch: resolved.watch,
             helper: Helper(child),

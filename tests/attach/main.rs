@@ -166,6 +166,7 @@ fn tap0() -> InterfaceConfig {
         mac: None,
         configure: Configure::Static,
         guest_sockets: GuestSockets::Unseen,
+        processes: GuestSockets::Unseen,
     }
 }
 

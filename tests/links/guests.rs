@@ -40,6 +40,7 @@ pub(crate) fn config() -> Config {
             mac: None,
             configure: Configure::LeaveAlone,
             guest_sockets: GuestSockets::Unseen,
+            processes: GuestSockets::Unseen,
         },
         host_loopback: HostLoopback::Open,
         outbound4: None,

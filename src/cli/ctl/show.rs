@@ -4,8 +4,8 @@ use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use comfy_table::{CellAlignment, Table};
 
 use crate::control::proto::{
-    Flow, FlowDirection, FlowProtocol, FlowState, Forward, Hello, Host, Impairment, Lease, Network,
-    Port, Reply, Statistics, Traffic,
+    Capture, CaptureState, Flow, FlowDirection, FlowProtocol, FlowState, Forward, Hello, Host,
+    Impairment, Lease, Network, Port, Reply, Statistics, Traffic,
 };
 use crate::forward::ForwardSpec;
 use crate::impair::{Direction, RuleCounts};
@@ -31,6 +31,8 @@ pub(super) fn text(reply: &Reply, style: Style) -> Option<String> {
         Reply::Flows { flows, .. } => flows_table(flows, style),
         Reply::Leases { leases } => leases_table(leases, style),
         Reply::Ports { ports } => ports_table(ports, style),
+        Reply::Capture { id } => id.to_string(),
+        Reply::Captures { captures } => captures_table(captures, style),
         Reply::Statistics(statistics) => lines(&counts(statistics)),
         Reply::Impairments { rules } => rules_table(rules, style),
         Reply::Impairment(rule) => rule.id.to_string(),
@@ -38,13 +40,13 @@ pub(super) fn text(reply: &Reply, style: Style) -> Option<String> {
     Some(text)
 }
 
-fn table<const N: usize>(style: Style, header: [&str; N], right: &[usize]) -> Table {
+fn table<'a>(style: Style, header: impl IntoIterator<Item = &'a str>, right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(match style {
         Style::Terminal => UTF8_FULL_CONDENSED,
         Style::Plain => ASCII_MARKDOWN,
     });
-    table.set_header(header);
+    table.set_header(header.into_iter().collect::<Vec<_>>());
     for &at in right {
         if let Some(column) = table.column_mut(at) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -84,6 +86,8 @@ fn hosts_table(hosts: &[Host], style: Style) -> String {
 }
 
 fn flows_table(flows: &[Flow], style: Style) -> String {
+    let named = flows.iter().any(|flow| flow.name.is_some());
+    let owned = flows.iter().any(|flow| flow.process.is_some());
     let header = [
         "ID",
         "Protocol",
@@ -96,9 +100,13 @@ fn flows_table(flows: &[Flow], style: Style) -> String {
         "Age",
         "Idle",
     ];
+    let header = header
+        .into_iter()
+        .chain(named.then_some("Name"))
+        .chain(owned.then_some("Process"));
     let mut table = table(style, header, &[0, 6, 7, 8, 9]);
     for flow in flows {
-        table.add_row([
+        let mut row = vec![
             String::from(flow.id),
             protocol(flow.protocol).to_owned(),
             flow.guest.to_string(),
@@ -109,9 +117,22 @@ fn flows_table(flows: &[Flow], style: Style) -> String {
             flow.from_guest.to_string(),
             duration(flow.age_seconds),
             duration(flow.idle_seconds),
-        ]);
+        ];
+        if named {
+            row.push(flow.name.clone().unwrap_or_default());
+        }
+        if owned {
+            row.push(process(flow));
+        }
+        table.add_row(row);
     }
     table.to_string()
+}
+
+/// Its name and number.
+fn process(flow: &Flow) -> String {
+    let process = flow.process.as_ref();
+    process.map_or_else(String::new, |p| format!("{} ({})", p.name, p.pid))
 }
 
 /// As the guest sees it, and as the host does where that differs.
@@ -225,6 +246,28 @@ fn rules_table(rules: &[Impairment], style: Style) -> String {
     table.to_string()
 }
 
+fn captures_table(captures: &[Capture], style: Style) -> String {
+    let header = ["ID", "Capture", "State", "File", "Packets", "Bytes", "Lost"];
+    let mut table = table(style, header, &[0, 4, 5, 6]);
+    for capture in captures {
+        let state = match capture.state {
+            CaptureState::Waiting => "waiting for a reader",
+            CaptureState::Running => "running",
+            CaptureState::Ending => "ending",
+        };
+        table.add_row([
+            capture.id.to_string(),
+            capture.capture.to_string(),
+            state.to_owned(),
+            capture.file.clone().unwrap_or_default(),
+            capture.packets.to_string(),
+            capture.bytes.to_string(),
+            capture.lost.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
 const fn columns(counts: RuleCounts) -> [u64; 8] {
     let RuleCounts {
         packets,
@@ -325,7 +368,7 @@ mod tests {
     use super::*;
     use std::num::NonZeroU32;
 
-    use crate::control::proto::{Cursor, FlowCounts, FlowId, Memory};
+    use crate::control::proto::{Cursor, FlowCounts, FlowId, FlowProcess, Memory};
     use crate::forward::ForwardId;
     use crate::impair::RuleId;
 
@@ -364,6 +407,12 @@ mod tests {
                 from_guest: 567,
                 age_seconds: 61,
                 idle_seconds: 0,
+                name: Some("www.example".to_owned()),
+                process: Some(FlowProcess {
+                    pid: 77,
+                    name: "curl".to_owned(),
+                    exe: None,
+                }),
             }],
             next: Some(Cursor("7".to_owned())),
         };
@@ -379,6 +428,8 @@ mod tests {
             "567",
             "1 min 1 s",
             "0 s",
+            "www.example",
+            "curl (77)",
         ];
         let row = table.lines().last().expect("a row");
         let shown: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();

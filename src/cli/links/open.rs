@@ -233,6 +233,7 @@ impl Opener<'_> {
         let Attached {
             tap,
             sockets: _,
+            owners: _,
             made,
             watch,
             helper,

@@ -30,7 +30,8 @@ pub(in crate::cli) fn serve(
     let config = &for_medium(config, medium);
     let inherited = Inherited {
         passed: starter.take_passed(),
-        sockets: None,
+        sinks: starter.take_sinks(),
+        ..Inherited::default()
     };
     let ready = |forwards: &[ForwardInfo]| {
         starter.announce(&status(links), &warnings, voice);

@@ -126,6 +126,7 @@ pub(super) fn resolve(options: Options) -> Result<Invocation, Unusable> {
                 Configure::LeaveAlone
             },
             guest_sockets: GuestSockets::Unseen,
+            processes: GuestSockets::Unseen,
         },
         host_loopback: if options.disable_host_loopback {
             HostLoopback::Closed

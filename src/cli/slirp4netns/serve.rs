@@ -116,6 +116,7 @@ fn in_namespace(
     let Attached {
         tap,
         sockets: _,
+        owners: _,
         made,
         watch,
         helper,

@@ -90,7 +90,17 @@ pub(super) fn make(
             Some(socket.map_err(|e| system("opening a socket of sock_diag", e))?)
         }
     };
-    Ok((Handed { tap, sockets }, made))
+    // Where there is none, flows have no processes: nothing that stands in the way.
+    let owners = match interface.processes {
+        GuestSockets::Unseen => None,
+        GuestSockets::Followed => listening::open().ok(),
+    };
+    let handed = Handed {
+        tap,
+        sockets,
+        owners,
+    };
+    Ok((handed, made))
 }
 
 /// Whether the device from which a TAP is made is there and can be opened.
