@@ -519,6 +519,10 @@ pub struct Impairment {
     pub up: RuleCounts,
     /// What it did to packets to the guest.
     pub down: RuleCounts,
+    /// Connections, datagrams and questions that it gave its fault; none for what
+    /// is for packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faults: Option<u64>,
 }
 
 /// A capture.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Gateway;
 use crate::control::RequestError;
 use crate::control::proto::{Impairment, Reply};
-use crate::impair::{Faults, Rule, RuleId, RuleInfo, RulesError};
+use crate::impair::{Effect, Faults, Rule, RuleId, RuleInfo, RulesError};
 
 impl Gateway {
     /// Gives flows and questions that begin from now on the faults among the rules as
@@ -36,7 +36,11 @@ impl Gateway {
         let now = Instant::now();
         let added = self.link.with_impairment(|impairment| {
             let id = impairment.add(rule, now)?;
-            Ok(impairment.rules().get(id, now).map(listed))
+            let none = Faults::default();
+            Ok(impairment
+                .rules()
+                .get(id, now)
+                .map(|info| listed(info, &none)))
         });
         self.follow_rules();
         match added.ok_or(RequestError::Stopping)? {
@@ -62,9 +66,10 @@ impl Gateway {
 
     pub(super) fn list_rules(&self) -> Reply {
         let now = Instant::now();
-        let rules = self
-            .link
-            .look_at_impairment(|impairment| impairment.rules().list(now).map(listed).collect());
+        let rules = self.link.look_at_impairment(|impairment| {
+            let rules = impairment.rules().list(now);
+            rules.map(|info| listed(info, &self.faults)).collect()
+        });
         Reply::Impairments {
             rules: rules.unwrap_or_default(),
         }
@@ -77,7 +82,8 @@ impl From<RulesError> for RequestError {
     }
 }
 
-fn listed(info: RuleInfo<'_>) -> Impairment {
+fn listed(info: RuleInfo<'_>, faults: &Faults) -> Impairment {
+    let is_fault = matches!(info.rule.effect, Effect::Tcp(_) | Effect::Dns(_));
     Impairment {
         id: info.id,
         rule: info.rule.clone(),
@@ -85,5 +91,6 @@ fn listed(info: RuleInfo<'_>) -> Impairment {
         in_force: info.in_force,
         up: info.up,
         down: info.down,
+        faults: is_fault.then(|| faults.hits(info.id)),
     }
 }

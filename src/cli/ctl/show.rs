@@ -223,8 +223,9 @@ fn rules_table(rules: &[Impairment], style: Style) -> String {
         "Corrupted",
         "Delayed",
         "Queue full",
+        "Faults",
     ];
-    let mut table = table(style, header, &[0, 2, 5, 6, 7, 8, 9, 10, 11, 12]);
+    let mut table = table(style, header, &[0, 2, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
     for rule in rules {
         let mut about = [
             rule.id.to_string(),
@@ -232,6 +233,7 @@ fn rules_table(rules: &[Impairment], style: Style) -> String {
             rule.seed.map(|seed| seed.to_string()).unwrap_or_default(),
             if rule.in_force { "on" } else { "off" }.to_owned(),
         ];
+        let mut faults = rule.faults.map(|n| n.to_string()).unwrap_or_default();
         for (direction, name, counts) in [
             (Direction::Up, "up", rule.up),
             (Direction::Down, "down", rule.down),
@@ -239,7 +241,9 @@ fn rules_table(rules: &[Impairment], style: Style) -> String {
             if rule.rule.way.includes(direction) {
                 let about = std::mem::take(&mut about).into_iter();
                 let counts = columns(counts).map(|count| count.to_string());
-                table.add_row(about.chain([name.to_owned()]).chain(counts));
+                let faults = std::mem::take(&mut faults);
+                let row = about.chain([name.to_owned()]).chain(counts);
+                table.add_row(row.chain([faults]));
             }
         }
     }
@@ -441,14 +445,26 @@ mod tests {
             ..RuleCounts::default()
         };
         let rules = Reply::Impairments {
-            rules: vec![Impairment {
-                id: RuleId(2),
-                rule: "loss=30%".parse().expect("a rule"),
-                seed: Some(7),
-                in_force: true,
-                up: counts,
-                down: RuleCounts::default(),
-            }],
+            rules: vec![
+                Impairment {
+                    id: RuleId(2),
+                    rule: "loss=30%".parse().expect("a rule"),
+                    seed: Some(7),
+                    in_force: true,
+                    up: counts,
+                    down: RuleCounts::default(),
+                    faults: None,
+                },
+                Impairment {
+                    id: RuleId(3),
+                    rule: "up refuse".parse().expect("a rule"),
+                    seed: None,
+                    in_force: true,
+                    up: RuleCounts::default(),
+                    down: RuleCounts::default(),
+                    faults: Some(5),
+                },
+            ],
         };
         let table = text(&rules, Style::Plain).expect("a table");
         let rows = table.lines().skip(2).map(|row| {
@@ -458,8 +474,9 @@ mod tests {
         assert_eq!(
             rows.collect::<Vec<_>>(),
             [
-                "2,loss=30%,7,on,up,10,1000,3,0,0,0,0,0",
-                ",,,,down,0,0,0,0,0,0,0,0"
+                "2,loss=30%,7,on,up,10,1000,3,0,0,0,0,0,",
+                ",,,,down,0,0,0,0,0,0,0,0,",
+                "3,up refuse,,on,up,0,0,0,0,0,0,0,0,5",
             ],
             "{table}"
         );
