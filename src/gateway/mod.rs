@@ -324,6 +324,10 @@ impl Gateway {
                 return Ok(Round::LinkGone(error));
             }
         };
+        if frames > 0 {
+            // Before the guest has its answer: its process may not live long.
+            self.watching.take_events(&mut self.slirp);
+        }
         let seen = self.slirp.poll_host()?;
         let more_work = self.slirp.work();
         self.services.borrow_mut().poll(now, &mut self.slirp);

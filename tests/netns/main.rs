@@ -11,6 +11,7 @@ mod differential;
 mod dns;
 mod doctor;
 mod errors;
+mod flowlog;
 mod forward;
 mod guides;
 mod harness;
