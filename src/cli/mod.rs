@@ -7,6 +7,7 @@
 //! `slirp4netns` is another front door, with a command line of its own.
 
 mod args;
+mod closing;
 mod ctl;
 mod doctor;
 mod host;
@@ -21,7 +22,9 @@ mod run;
 mod serve;
 pub mod slirp4netns;
 pub mod speedtest;
+mod stats;
 mod summary;
+mod top;
 mod values;
 
 use std::io;
@@ -39,6 +42,7 @@ use self::links::LinkError;
 use self::messages::{Voice, print_remedy, print_usage_error};
 use self::resolve::{Invocation, Mode, UsageError};
 use crate::gateway::GatewayError;
+use crate::observe::report::output::ReportError;
 use crate::sandbox::SandboxError;
 use crate::tap::AttachError;
 
@@ -100,6 +104,8 @@ enum Failure {
     Bess { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
     #[error("cannot start the event loop: {0}; is the limit of open files too low?")]
     Runtime(#[source] io::Error),
     #[error("cannot make a process for the command: {0}; is the limit of processes too low?")]
@@ -131,6 +137,9 @@ pub fn main() -> ExitCode {
     }
     if let Some(Command::Ctl(args)) = &cli.command {
         return ctl::run(args);
+    }
+    if let Some(Command::Top(args)) = &cli.command {
+        return top::run(args);
     }
     if let Some(Command::Doctor(args)) = &cli.command {
         return doctor::run(args);
@@ -180,8 +189,10 @@ fn execute(invocation: &Invocation) -> Exit {
     } = invocation;
     let log_default = match mode {
         Mode::Attach { .. } | Mode::Serve(_) => LevelFilter::INFO,
-        // Nobody could know the ports that the system chooses otherwise.
-        Mode::Run(_) if summary::chooses_ports(config) => LevelFilter::INFO,
+        // Nobody could know the ports and seeds that are chosen otherwise.
+        Mode::Run(_) if summary::chooses_ports(config) || summary::chooses_seeds(config) => {
+            LevelFilter::INFO
+        }
         // The command writes to the same place.
         Mode::Run(_) => LevelFilter::WARN,
     };

@@ -9,17 +9,23 @@
 //! deadline, a DNS answer, a command or the end wakes it. Everything slow (DNS, for one)
 //! runs as tasks of that runtime, between rounds.
 
+mod capture;
 mod control;
 mod forwards;
+mod impaired;
+mod impairing;
 mod line;
 mod local;
-mod observe;
+mod metrics;
+mod sampler;
+mod watching;
 
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::mem;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::rc::Rc;
@@ -28,17 +34,26 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::mpsc;
 
+use self::capture::Capturing;
 use self::control::Control;
 pub use self::control::SetLogLevel;
 pub use self::forwards::Inherited;
 use self::forwards::Ports;
+pub use self::impaired::random_seed;
 use self::line::Line;
 use self::local::{DnsAnswer, Services};
-use self::observe::Watching;
+use self::metrics::Metrics;
+use self::sampler::Sampler;
+use self::watching::Watching;
+use crate::capture::CaptureError;
 use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
+use crate::impair::RulesError;
+
+use crate::observe::rates::Bytes;
+use crate::observe::report::{self, Figures, Frames};
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::{DnsError, Resolver};
 use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp, Telling};
@@ -88,6 +103,8 @@ pub struct Ended {
     pub end: End,
     /// What was dropped while it ran.
     pub counters: Counters,
+    /// What summaries and reports say besides flows.
+    pub figures: Figures,
 }
 
 /// A gateway could not be built, or failed.
@@ -105,9 +122,23 @@ pub enum GatewayError {
     /// A control socket cannot be made.
     #[error(transparent)]
     Control(#[from] SocketError),
+    /// Metrics cannot be served at this address.
+    #[error("cannot serve metrics at {addr}: {source}; choose another place with --metrics")]
+    Metrics {
+        /// Where.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// A port cannot be published or exposed.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    /// The rules of impairment are too many.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    /// A capture cannot be written.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// epoll or the runtime failed.
     #[error("the event loop failed: {0}")]
     EventLoop(#[source] io::Error),
@@ -121,11 +152,15 @@ pub struct Gateway {
     answers: mpsc::Receiver<DnsAnswer>,
     ports: Ports,
     watching: Watching,
+    capturing: Capturing,
     /// `None` without control sockets.
     control: Option<Control>,
     set_log_level: Option<SetLogLevel>,
     /// Frames from the link.
     received: Traffic,
+    sampler: Sampler,
+    /// `None` without `--metrics`.
+    metrics: Option<Metrics>,
 }
 
 impl fmt::Debug for Gateway {
@@ -167,6 +202,15 @@ impl Gateway {
         sockets.check()?;
         let uso = link.caps().uso;
         let link = Line::new(link);
+        if !config.impairments.is_empty() {
+            link.with_impairment(|impairment| {
+                impairment.set(config.impairments.clone(), Instant::now())
+            })
+            .transpose()?;
+        }
+        let metrics = Metrics::new(config)?;
+        let mut sinks = mem::take(&mut inherited.sinks);
+        sinks.extend(metrics.as_ref().map(Metrics::sink));
         let now = Instant::now();
         let (services, answers) = Services::new(config, now)?;
         let services = Rc::new(RefCell::new(services));
@@ -183,7 +227,7 @@ impl Gateway {
             memory: config.memory,
             descriptors: descriptors().saturating_sub(listeners(config)),
             uso,
-            events: match inherited.sinks.is_empty() {
+            events: match sinks.is_empty() {
                 true => Telling::Off,
                 false => Telling::On,
             },
@@ -191,24 +235,30 @@ impl Gateway {
             local: Box::new(Rc::clone(&services)),
         };
         let mut slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
-        let (sinks, owners) = (mem::take(&mut inherited.sinks), inherited.owners.take());
+        let owners = inherited.owners.take();
         let names = services.borrow().resolver().map(Resolver::names);
         let watching = Watching::start(sinks, owners, names).map_err(GatewayError::Start)?;
         let ports = Ports::new(config, inherited, descriptors(), &mut slirp, now)?;
         if let Some(watched) = link.with_link(|link| slirp.watch(link.readiness())) {
             watched.map_err(GatewayError::Start)?;
         }
-        Ok(Self {
+        let mut gateway = Self {
             slirp,
             link,
             services,
             answers,
             ports,
             watching,
+            capturing: Capturing::new(config),
             control: Control::new(config, now)?,
             set_log_level: None,
             received: Traffic::default(),
-        })
+            sampler: Sampler::new(&config.observe, now),
+            metrics,
+        };
+        // Last: a file that is there is emptied.
+        gateway.start_captures(&config.observe.captures)?;
+        Ok(gateway)
     }
 
     /// The forwards as they stand.
@@ -242,9 +292,13 @@ impl Gateway {
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
                 self.watching.finish(&mut self.slirp);
+                self.capturing.finish();
+                let counters = self.slirp.counters().clone();
+                let figures = self.figures(&counters);
                 Ok(Ended {
                     end,
-                    counters: self.slirp.counters().clone(),
+                    counters,
+                    figures,
                 })
             })
             .await
@@ -263,6 +317,11 @@ impl Gateway {
         if let Some(control) = &mut self.control {
             control.start(self.set_log_level.take());
         }
+        self.link.start_schedules(Instant::now());
+        if let Some(metrics) = &mut self.metrics {
+            metrics.start();
+        }
+        self.sampler.begin(Instant::now());
         ready();
         loop {
             match self.round()? {
@@ -282,6 +341,7 @@ impl Gateway {
                         if let ControlFlow::Break(reason) = self.do_waiting_commands() {
                             return Ok(End::Asked(reason));
                         }
+                        self.answer_waiting_questions();
                         self.ports.poll(Instant::now(), &mut self.slirp);
                     }
                     continue;
@@ -296,7 +356,7 @@ impl Gateway {
             }
             self.ports.poll(now, &mut self.slirp);
             let deadline = self.next_deadline(last_traffic);
-            self.slirp.wake_by(deadline)?;
+            self.slirp.wake_by(deadline, now)?;
             tokio::select! {
                 biased;
                 reason = &mut stop => return Ok(End::Asked(reason)),
@@ -304,6 +364,7 @@ impl Gateway {
                 // a new edge.
                 guard = events.readable() => guard?.clear_ready(),
                 Some(answer) = self.answers.recv() => self.answer(&answer),
+                question = metrics::next(&mut self.metrics) => self.answer_question(question),
                 command = control::next(&mut self.control) => {
                     if let ControlFlow::Break(reason) = self.do_command(command) {
                         return Ok(End::Asked(reason));
@@ -331,6 +392,10 @@ impl Gateway {
         let seen = self.slirp.poll_host()?;
         let more_work = self.slirp.work();
         self.services.borrow_mut().poll(now, &mut self.slirp);
+        if self.sampler.is_on() {
+            let buffers = self.slirp.memory_used();
+            self.sampler.look(now, self.passed(), buffers);
+        }
         self.watching.take_events(&mut self.slirp);
         Ok(
             if frames == FRAMES_PER_ROUND || seen == Seen::More || more_work {
@@ -371,10 +436,54 @@ impl Gateway {
         let services = self.services.borrow().next_deadline();
         let ports = self.ports.next_deadline();
         let line = self.link.next_deadline();
-        [self.slirp.next_deadline(), services, ports, line, trim]
-            .into_iter()
-            .flatten()
-            .min()
+        let sampler = self.sampler.next_deadline(self.passed());
+        [
+            self.slirp.next_deadline(),
+            services,
+            ports,
+            line,
+            sampler,
+            trim,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+impl Gateway {
+    /// Bytes of frames until now.
+    fn passed(&self) -> Bytes {
+        Bytes {
+            from_guest: self.received.bytes,
+            to_guest: self.link.sent().bytes,
+        }
+    }
+
+    /// What there is to say at the end besides flows.
+    fn figures(self, counters: &Counters) -> Figures {
+        let ended = Instant::now();
+        let passed = self.passed();
+        let frames = |traffic: Traffic| Frames {
+            frames: traffic.frames,
+            bytes: traffic.bytes,
+        };
+        let link = report::Link {
+            from_guest: frames(self.received),
+            to_guest: frames(self.link.sent()),
+        };
+        let (began, rates, peak_buffers) = self.sampler.end(ended, passed);
+        let dropped = counters.drops();
+        Figures {
+            began,
+            ended,
+            link,
+            rates,
+            peak_buffers,
+            dropped: dropped
+                .map(|(reason, count)| (control::name_of(reason), count))
+                .collect(),
+        }
     }
 }
 

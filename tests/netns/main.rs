@@ -6,6 +6,7 @@
 //! in, and `tests/run` for the one command that installs what they need.
 
 mod bubblewrap;
+mod capture;
 mod control;
 mod differential;
 mod dns;
@@ -16,6 +17,7 @@ mod forward;
 mod guides;
 mod harness;
 mod icmp;
+mod impair;
 mod ip;
 mod kernel;
 mod lifecycle;
