@@ -258,6 +258,7 @@ impl Gateway {
         };
         // Last: a file that is there is emptied.
         gateway.start_captures(&config.observe.captures)?;
+        gateway.take_events();
         Ok(gateway)
     }
 
@@ -291,7 +292,7 @@ impl Gateway {
                     .await
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
-                self.watching.finish(&mut self.slirp);
+                self.watching.finish(&mut self.slirp, &self.capturing);
                 self.capturing.finish();
                 let counters = self.slirp.counters().clone();
                 let figures = self.figures(&counters);
@@ -387,7 +388,7 @@ impl Gateway {
         };
         if frames > 0 {
             // Before the guest has its answer: its process may not live long.
-            self.watching.take_events(&mut self.slirp);
+            self.take_events();
         }
         let seen = self.slirp.poll_host()?;
         let more_work = self.slirp.work();
@@ -396,7 +397,7 @@ impl Gateway {
             let buffers = self.slirp.memory_used();
             self.sampler.look(now, self.passed(), buffers);
         }
-        self.watching.take_events(&mut self.slirp);
+        self.take_events();
         Ok(
             if frames == FRAMES_PER_ROUND || seen == Seen::More || more_work {
                 Round::Busy
@@ -406,6 +407,11 @@ impl Gateway {
                 Round::Idle
             },
         )
+    }
+
+    /// Hands on what is told of flows.
+    fn take_events(&mut self) {
+        self.watching.take_events(&mut self.slirp, &self.capturing);
     }
 
     /// Takes frames from the link, and says how many.

@@ -7,15 +7,17 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
+use super::capture::Capturing;
 use super::control::Answering;
+use crate::capture::Note;
 use crate::control::proto::{Flow, FlowProcess, FlowProtocol, Reply};
 use crate::observe::process::{
     Attribution, Ends, NoProcesses, Process, Processes, SocketLookup, SocketOwner,
 };
 use crate::observe::{Observer, Sink};
-use crate::policy::{FlowEvent, Protocol};
+use crate::policy::{FlowDecided, FlowEvent, Protocol};
 use crate::services::dns::NameTable;
-use crate::slirp::Slirp;
+use crate::slirp::{Slirp, Telling};
 use crate::tap::{SocketOwners, Transport};
 
 /// Finds processes, for whoever asks.
@@ -61,24 +63,42 @@ impl Watching {
     }
 
     /// Hands over what happened in a round.
-    pub(super) fn take_events(&mut self, slirp: &mut Slirp) {
-        let Some(observer) = &mut self.observer else {
-            return;
-        };
+    pub(super) fn take_events(&mut self, slirp: &mut Slirp, captures: &Capturing) {
+        let noted = captures.wants_notes();
+        slirp.set_telling(match noted || self.observer.is_some() {
+            true => Telling::On,
+            false => Telling::Off,
+        });
         for event in slirp.take_events() {
-            let name = match &event {
-                FlowEvent::Opened(flow) => name_of(self.names.as_deref(), flow.remote.ip()),
-                FlowEvent::Decided(_) | FlowEvent::Closed(_) => None,
-            };
-            observer.tell(event, name);
+            if noted && let FlowEvent::Decided(flow) = &event {
+                captures.note(&self.note(flow));
+            }
+            if let Some(observer) = &mut self.observer {
+                let name = match &event {
+                    FlowEvent::Opened(flow) => name_of(self.names.as_deref(), flow.remote.ip()),
+                    FlowEvent::Decided(_) | FlowEvent::Closed(_) => None,
+                };
+                observer.tell(event, name);
+            }
         }
-        observer.tell_lost(slirp.take_lost_events());
-        observer.hand_over();
+        let lost = slirp.take_lost_events();
+        if let Some(observer) = &mut self.observer {
+            observer.tell_lost(lost);
+            observer.hand_over();
+        }
+    }
+
+    /// What a capture says about a flow.
+    fn note(&self, flow: &FlowDecided) -> Note {
+        let name = self.name_of(flow.remote.ip());
+        let (protocol, verdict) = (flow.protocol, flow.verdict);
+        let (guest, remote) = (flow.guest, flow.remote);
+        Note::verdict(protocol, guest, remote, verdict, flow.peer, name.as_deref())
     }
 
     /// Ends the observer, with what is told of flows that end now.
-    pub(super) fn finish(&mut self, slirp: &mut Slirp) {
-        self.take_events(slirp);
+    pub(super) fn finish(&mut self, slirp: &mut Slirp, captures: &Capturing) {
+        self.take_events(slirp, captures);
         if let Some(observer) = self.observer.take()
             && !observer.finish()
         {

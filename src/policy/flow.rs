@@ -63,6 +63,12 @@ pub struct FlowDecided {
     pub verdict: FlowVerdict,
     /// The other end, as the host sees it.
     pub peer: Option<SocketAddr>,
+    /// TCP, UDP or echo.
+    pub protocol: Protocol,
+    /// The guest's end, as it is now.
+    pub guest: SocketAddr,
+    /// The other end, as the guest sees it.
+    pub remote: SocketAddr,
 }
 
 /// What became of a flow.

@@ -200,6 +200,11 @@ impl Events {
         }
     }
 
+    /// Changes whether flows that begin are told of; those that are stay so.
+    pub(crate) fn set(&mut self, telling: Telling) {
+        self.telling = telling;
+    }
+
     pub(crate) fn is_on(&self) -> bool {
         self.telling == Telling::On
     }
@@ -292,6 +297,9 @@ impl Events {
             at: now,
             verdict,
             peer,
+            protocol: account.opened.protocol,
+            guest: account.opened.guest,
+            remote: account.opened.remote,
         }));
     }
 
