@@ -292,7 +292,8 @@ impl Gateway {
                     .await
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
-                self.watching.finish(&mut self.slirp, &self.capturing);
+                self.watching
+                    .finish(&mut self.slirp, &self.capturing, &self.link);
                 self.capturing.finish();
                 let counters = self.slirp.counters().clone();
                 let figures = self.figures(&counters);
@@ -411,7 +412,8 @@ impl Gateway {
 
     /// Hands on what is told of flows.
     fn take_events(&mut self) {
-        self.watching.take_events(&mut self.slirp, &self.capturing);
+        self.watching
+            .take_events(&mut self.slirp, &self.capturing, &self.link);
     }
 
     /// Takes frames from the link, and says how many.

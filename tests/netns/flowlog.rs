@@ -432,3 +432,39 @@ fn the_resolver_itself_is_no_flow_but_over_tcp() {
     );
     assert_eq!(flows[0]["process"]["exe"], "/usr/bin/dig");
 }
+
+#[test]
+fn impaired_flows_are_marked() {
+    let world = World::new();
+    let _servers = (
+        tcp_server(&world.remote, 7000),
+        udp_echo(&world.remote, 7001),
+    );
+    let rule = "proto tcp port 7000 delay=20ms";
+    let gw = Gw::attach(&world, &["--flow-log", LOG, "--impair", rule]);
+    connect_often(&world, 1);
+    world.guest.py(&format!(
+        "u = udp('{REMOTE4}', connected=7001); u.send(b'x'); u.recv(9)"
+    ));
+    gw.terminate();
+    let flows = closed(&lines(&world));
+    let delayed = to(&flows, &format!("{REMOTE4}:7000"));
+    assert_eq!(delayed["impaired"], true, "{delayed:#}");
+    assert!(delayed["guest_rtt_seconds"].as_f64() >= Some(0.039));
+    assert_eq!(to(&flows, &format!("{REMOTE4}:7001"))["impaired"], false);
+}
+
+#[test]
+fn captures_say_what_became_of_flows() {
+    require("tshark");
+    let world = World::new();
+    let _server = tcp_server(&world.remote, 7000);
+    let gw = Gw::attach(&world, &["--pcap", "/run/a.pcapng"]);
+    connect_often(&world, 1);
+    gw.terminate();
+    let comments = world
+        .outer
+        .ok("tshark -n -r /run/a.pcapng -T fields -e frame.comment");
+    let said = format!("connected to {REMOTE4}:7000");
+    assert_eq!(comments.matches(&said).count(), 1, "{comments}");
+}
