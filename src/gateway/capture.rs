@@ -103,7 +103,6 @@ impl Capturing {
     }
 
     /// Says something about a flow in all captures.
-    #[expect(dead_code, reason = "until flows tell what became of them")]
     pub(super) fn note(&self, note: &Note) {
         if self.attached.is_some() {
             self.wiretap.captures.borrow_mut().note(note);
@@ -111,7 +110,6 @@ impl Capturing {
     }
 
     /// True when a note would be read by somebody.
-    #[expect(dead_code, reason = "until flows tell what became of them")]
     pub(super) const fn wants_notes(&self) -> bool {
         self.attached.is_some()
     }

@@ -261,6 +261,7 @@ impl Gateway {
         gateway.follow_rules();
         // Last: a file that is there is emptied.
         gateway.start_captures(&config.observe.captures)?;
+        gateway.take_events();
         Ok(gateway)
     }
 
@@ -294,7 +295,8 @@ impl Gateway {
                     .await
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
-                self.watching.finish(&mut self.slirp);
+                self.watching
+                    .finish(&mut self.slirp, &self.capturing, &self.link);
                 self.capturing.finish();
                 let counters = self.slirp.counters().clone();
                 let figures = self.figures(&counters);
@@ -389,6 +391,10 @@ impl Gateway {
                 return Ok(Round::LinkGone(error));
             }
         };
+        if frames > 0 {
+            // Before the guest has its answer: its process may not live long.
+            self.take_events();
+        }
         let seen = self.slirp.poll_host()?;
         let more_work = self.slirp.work();
         self.services.borrow_mut().poll(now, &mut self.slirp);
@@ -396,7 +402,7 @@ impl Gateway {
             let buffers = self.slirp.memory_used();
             self.sampler.look(now, self.passed(), buffers);
         }
-        self.watching.take_events(&mut self.slirp);
+        self.take_events();
         Ok(
             if frames == FRAMES_PER_ROUND || seen == Seen::More || more_work {
                 Round::Busy
@@ -406,6 +412,12 @@ impl Gateway {
                 Round::Idle
             },
         )
+    }
+
+    /// Hands on what is told of flows.
+    fn take_events(&mut self) {
+        self.watching
+            .take_events(&mut self.slirp, &self.capturing, &self.link);
     }
 
     /// Takes frames from the link, and says how many.

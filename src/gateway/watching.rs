@@ -1,21 +1,26 @@
 //! What is told of flows: the translation core's events, with the names that guests
 //! know remotes by, go to the observer once per round.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
+use super::capture::Capturing;
 use super::control::Answering;
+use super::line::Line;
+use crate::capture::Note;
 use crate::control::proto::{Flow, FlowProcess, FlowProtocol, Reply};
 use crate::observe::process::{
     Attribution, Ends, NoProcesses, Process, Processes, SocketLookup, SocketOwner,
 };
 use crate::observe::{Observer, Sink};
-use crate::policy::{FlowEvent, Protocol};
+use crate::policy::{FlowDecided, FlowEvent, FlowNumber, FlowOpened, Protocol};
 use crate::services::dns::NameTable;
-use crate::slirp::Slirp;
+use crate::slirp::{Slirp, Telling};
 use crate::tap::{SocketOwners, Transport};
 
 /// Finds processes, for whoever asks.
@@ -27,6 +32,8 @@ pub(super) struct Watching {
     observer: Option<Observer>,
     names: Option<Rc<NameTable>>,
     processes: SharedAttribution,
+    /// Open flows for whose packets there was a rule of impairment when they began.
+    impaired: HashSet<FlowNumber>,
 }
 
 impl fmt::Debug for Watching {
@@ -57,28 +64,72 @@ impl Watching {
             observer,
             names,
             processes,
+            impaired: HashSet::new(),
         })
     }
 
     /// Hands over what happened in a round.
-    pub(super) fn take_events(&mut self, slirp: &mut Slirp) {
-        let Some(observer) = &mut self.observer else {
-            return;
-        };
-        for event in slirp.take_events() {
-            let name = match &event {
-                FlowEvent::Opened(flow) => name_of(self.names.as_deref(), flow.remote.ip()),
-                FlowEvent::Decided(_) | FlowEvent::Closed(_) => None,
-            };
-            observer.tell(event, name);
+    pub(super) fn take_events(&mut self, slirp: &mut Slirp, captures: &Capturing, link: &Line) {
+        let noted = captures.wants_notes();
+        slirp.set_telling(match noted || self.observer.is_some() {
+            true => Telling::On,
+            false => Telling::Off,
+        });
+        for mut event in slirp.take_events() {
+            self.note_impairment(&mut event, link);
+            if noted && let FlowEvent::Decided(flow) = &event {
+                captures.note(&self.note(flow));
+            }
+            if let Some(observer) = &mut self.observer {
+                let name = match &event {
+                    FlowEvent::Opened(flow) => name_of(self.names.as_deref(), flow.remote.ip()),
+                    FlowEvent::Decided(_) | FlowEvent::Closed(_) => None,
+                };
+                observer.tell(event, name);
+            }
         }
-        observer.tell_lost(slirp.take_lost_events());
-        observer.hand_over();
+        let lost = slirp.take_lost_events();
+        if let Some(observer) = &mut self.observer {
+            observer.tell_lost(lost);
+            observer.hand_over();
+        }
+    }
+
+    /// Notes whether rules of impairment are for a flow's packets. The core does not
+    /// know: they meet them on the link.
+    fn note_impairment(&mut self, event: &mut FlowEvent, link: &Line) {
+        let is_for = |flow: &FlowOpened| {
+            let rules = link.look_at_impairment(|impaired| {
+                let rules = impaired.rules();
+                rules.is_for_flow(flow.protocol, flow.remote, Instant::now())
+            });
+            rules.unwrap_or(false)
+        };
+        match event {
+            FlowEvent::Opened(flow) => {
+                if is_for(flow) {
+                    self.impaired.insert(flow.number);
+                }
+            }
+            FlowEvent::Decided(_) => {}
+            FlowEvent::Closed(flow) => {
+                let before = self.impaired.remove(&flow.opened.number);
+                flow.impaired |= before || is_for(&flow.opened);
+            }
+        }
+    }
+
+    /// What a capture says about a flow.
+    fn note(&self, flow: &FlowDecided) -> Note {
+        let name = self.name_of(flow.remote.ip());
+        let (protocol, verdict) = (flow.protocol, flow.verdict);
+        let (guest, remote) = (flow.guest, flow.remote);
+        Note::verdict(protocol, guest, remote, verdict, flow.peer, name.as_deref())
     }
 
     /// Ends the observer, with what is told of flows that end now.
-    pub(super) fn finish(&mut self, slirp: &mut Slirp) {
-        self.take_events(slirp);
+    pub(super) fn finish(&mut self, slirp: &mut Slirp, captures: &Capturing, link: &Line) {
+        self.take_events(slirp, captures, link);
         if let Some(observer) = self.observer.take()
             && !observer.finish()
         {

@@ -1,9 +1,10 @@
 //! What rules look at in a frame: as little as will do.
 
 use std::io::IoSlice;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{Direction, MatchProtocol, Matcher};
+use crate::policy::Protocol;
 
 const ETHERNET: usize = 14;
 /// Bytes that are looked at: Ethernet, IPv6 with some extension headers, ports.
@@ -27,6 +28,21 @@ pub(super) struct About {
 }
 
 impl About {
+    /// What packets of a flow are about.
+    pub(super) fn of_flow(protocol: Protocol, remote: SocketAddr) -> Self {
+        let (number, port) = match (protocol, remote) {
+            (Protocol::Tcp, _) => (TCP, Some(remote.port())),
+            (Protocol::Udp, _) => (UDP, Some(remote.port())),
+            (Protocol::Echo, SocketAddr::V4(_)) => (ICMP, None),
+            (Protocol::Echo, SocketAddr::V6(_)) => (ICMPV6, None),
+        };
+        Self {
+            remote: remote.ip(),
+            port,
+            protocol: number,
+        }
+    }
+
     /// Reads a frame. `None` for what no rule is for: what is not IP, what is
     /// for many (nothing of that leaves the guest's network), and what guests and
     /// the gateway find each other by: neighbour discovery and DHCP.

@@ -26,6 +26,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::IoSlice;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -35,6 +36,7 @@ use super::names::NameCache;
 use super::wire::{Departure, Sent, Wire};
 use super::{Direction, Effect, MAX_RULES, Names, PacketEffect, Rule, Standing};
 use crate::net::{Checksum, Medium, Offload};
+use crate::policy::Protocol;
 use crate::wire::segment::Segmenter;
 
 /// Bytes of an Ethernet header: never corrupted.
@@ -321,6 +323,19 @@ impl Impairment {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.series.rules.is_empty() && self.next_due().is_none()
+    }
+
+    /// Whether a rule that is in force at `now` is for packets of a flow, in either
+    /// direction.
+    #[must_use]
+    pub fn is_for_flow(&self, protocol: Protocol, remote: SocketAddr, now: Instant) -> bool {
+        let series = &self.series;
+        let about = About::of_flow(protocol, remote);
+        [Direction::Up, Direction::Down].into_iter().any(|way| {
+            series
+                .next_for(way, now, &about, RuleId(0), series.last)
+                .is_some()
+        })
     }
 
     /// Offers an Ethernet frame that goes `way`; what is gathered stays the

@@ -31,6 +31,8 @@ fn parsed(text: &str) -> Vec<Value> {
 
 fn a_flow(number: u64) -> Flow {
     flow(Instant::now(), number, "192.0.2.1:443")
+        .named("www.example")
+        .of(77, "curl")
 }
 
 /// Every member of a line is described, and every described one is there.

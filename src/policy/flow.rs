@@ -63,6 +63,12 @@ pub struct FlowDecided {
     pub verdict: FlowVerdict,
     /// The other end, as the host sees it.
     pub peer: Option<SocketAddr>,
+    /// TCP, UDP or echo.
+    pub protocol: Protocol,
+    /// The guest's end, as it is now.
+    pub guest: SocketAddr,
+    /// The other end, as the guest sees it.
+    pub remote: SocketAddr,
 }
 
 /// What became of a flow.
@@ -157,6 +163,7 @@ pub struct FlowClosed {
     pub how: HowEnded,
     /// One direction was closed in order before the end, by this side.
     pub half_closed_by: Option<Party>,
-    /// An impairment changed what became of its packets or of itself.
+    /// A rule of impairment was for its packets when it began or when it ended, or a
+    /// fault changed what became of it.
     pub impaired: bool,
 }

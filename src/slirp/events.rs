@@ -199,6 +199,11 @@ impl Events {
         }
     }
 
+    /// Changes whether flows that begin are told of; those that are stay so.
+    pub(crate) fn set(&mut self, telling: Telling) {
+        self.telling = telling;
+    }
+
     pub(crate) fn is_on(&self) -> bool {
         self.telling == Telling::On
     }
@@ -291,6 +296,9 @@ impl Events {
             at: now,
             verdict,
             peer,
+            protocol: account.opened.protocol,
+            guest: account.opened.guest,
+            remote: account.opened.remote,
         }));
     }
 

@@ -542,6 +542,11 @@ impl Slirp {
         self.core.pool.trim();
     }
 
+    /// Changes whether flows that begin from now on are told of.
+    pub fn set_telling(&mut self, telling: Telling) {
+        self.core.events.set(telling);
+    }
+
     /// What was told of flows since the last call: to be called once per round.
     pub fn take_events(&mut self) -> impl Iterator<Item = FlowEvent> {
         self.core.events.take()

@@ -13,6 +13,7 @@ mod dns;
 mod doctor;
 mod errors;
 mod faults;
+mod flowlog;
 mod forward;
 mod guides;
 mod harness;

@@ -274,6 +274,9 @@ impl Clients {
         self.by_guest.insert(key, token);
         if let Some(flow) = self.flows.get_mut(token) {
             flow.key = key;
+            if let Some(account) = &mut flow.account {
+                account.moved(key.guest(), key.remote());
+            }
         }
         true
     }

@@ -207,6 +207,7 @@ impl Tcp {
             let sent = join.connection.sent();
             account.to_guest.packets += sent.packets;
             account.to_guest.retransmits += sent.again;
+            account.moved(key.guest(), key.remote());
         }
         if self.index.get(&flow.key) == Some(&token) {
             self.index.remove(&flow.key);
