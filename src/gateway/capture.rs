@@ -2,19 +2,22 @@
 
 use std::cell::RefCell;
 use std::io::IoSlice;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use tokio::sync::oneshot;
 
 use super::Gateway;
+use super::notes::Undecided;
 use crate::capture::{
-    Answer, CaptureError, CaptureInfo, CaptureSpec, CaptureState, Captures, Direction, Note, Port,
+    Answer, CaptureError, CaptureInfo, CaptureSpec, CaptureState, Captures, Direction, Port,
     PortKey, Target,
 };
 use crate::config::Config;
 use crate::control::proto::{self, Reply};
 use crate::control::{Command, Request, RequestError};
 use crate::net::Offload;
+use crate::policy::FlowEvent;
 use crate::tap::switch::PortId;
 use crate::tap::{Course, FrameWatcher, SharedWatcher, Watched};
 
@@ -87,6 +90,7 @@ pub(super) struct Capturing {
     wiretap: Wiretap,
     /// Who shows the frames; `None`: nobody does, for there is no capture.
     attached: Option<Watched>,
+    undecided: Undecided,
 }
 
 impl Capturing {
@@ -94,6 +98,7 @@ impl Capturing {
         Self {
             wiretap: Wiretap::new(config),
             attached: None,
+            undecided: Undecided::default(),
         }
     }
 
@@ -102,18 +107,21 @@ impl Capturing {
         self.wiretap.captures.borrow_mut().finish();
     }
 
-    /// Says something about a flow in all captures.
-    #[expect(dead_code, reason = "until flows tell what became of them")]
-    pub(super) fn note(&self, note: &Note) {
-        if self.attached.is_some() {
-            self.wiretap.captures.borrow_mut().note(note);
+    /// Says in the captures what `event` tells of a flow; `name` knows remotes' names.
+    pub(super) fn tell(&mut self, event: &FlowEvent, name: impl FnOnce(IpAddr) -> Option<Rc<str>>) {
+        if self.attached.is_none() {
+            return;
+        }
+        if let Some(note) = self.undecided.note(event, name) {
+            self.wiretap.captures.borrow_mut().note(&note);
         }
     }
 
-    /// True when a note would be read by somebody.
-    #[expect(dead_code, reason = "until flows tell what became of them")]
-    pub(super) const fn wants_notes(&self) -> bool {
-        self.attached.is_some()
+    /// To be called at the end of each round.
+    pub(super) fn end_round(&self) {
+        if self.attached.is_some() {
+            self.wiretap.captures.borrow_mut().end_round();
+        }
     }
 }
 
@@ -131,6 +139,7 @@ impl Gateway {
         if self.capturing.wiretap.captures.borrow().is_empty() {
             self.link.capture(None);
             self.capturing.attached = None;
+            self.capturing.undecided.forget();
         }
     }
 
@@ -139,6 +148,7 @@ impl Gateway {
         let wiretap = &self.capturing.wiretap;
         if self.capturing.attached.is_none() {
             self.capturing.attached = self.link.capture(Some(wiretap.clone()));
+            self.slirp.tell_of_flows();
         }
         let Wiretap { captures, name } = wiretap;
         let listed = self.link.ports();

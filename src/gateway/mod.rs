@@ -17,6 +17,7 @@ mod impairing;
 mod line;
 mod local;
 mod metrics;
+mod notes;
 mod sampler;
 mod watching;
 
@@ -291,7 +292,7 @@ impl Gateway {
                     .await
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
-                self.watching.finish(&mut self.slirp);
+                self.watching.finish(&mut self.slirp, &mut self.capturing);
                 self.capturing.finish();
                 let counters = self.slirp.counters().clone();
                 let figures = self.figures(&counters);
@@ -392,7 +393,9 @@ impl Gateway {
             let buffers = self.slirp.memory_used();
             self.sampler.look(now, self.passed(), buffers);
         }
-        self.watching.take_events(&mut self.slirp);
+        self.watching
+            .take_events(&mut self.slirp, &mut self.capturing);
+        self.capturing.end_round();
         Ok(
             if frames == FRAMES_PER_ROUND || seen == Seen::More || more_work {
                 Round::Busy

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
+use super::capture::Capturing;
 use super::control::Answering;
 use crate::control::proto::{Flow, FlowProcess, FlowProtocol, Reply};
 use crate::observe::process::{
@@ -61,24 +62,32 @@ impl Watching {
     }
 
     /// Hands over what happened in a round.
-    pub(super) fn take_events(&mut self, slirp: &mut Slirp) {
-        let Some(observer) = &mut self.observer else {
+    pub(super) fn take_events(&mut self, slirp: &mut Slirp, capturing: &mut Capturing) {
+        if !slirp.tells_of_flows() {
             return;
-        };
+        }
+        let names = self.names.as_deref();
         for event in slirp.take_events() {
+            capturing.tell(&event, |ip| names?.name_of(ip));
+            let Some(observer) = &mut self.observer else {
+                continue;
+            };
             let name = match &event {
-                FlowEvent::Opened(flow) => name_of(self.names.as_deref(), flow.remote.ip()),
+                FlowEvent::Opened(flow) => name_of(names, flow.remote.ip()),
                 FlowEvent::Decided(_) | FlowEvent::Closed(_) => None,
             };
             observer.tell(event, name);
         }
-        observer.tell_lost(slirp.take_lost_events());
-        observer.hand_over();
+        let lost = slirp.take_lost_events();
+        if let Some(observer) = &mut self.observer {
+            observer.tell_lost(lost);
+            observer.hand_over();
+        }
     }
 
     /// Ends the observer, with what is told of flows that end now.
-    pub(super) fn finish(&mut self, slirp: &mut Slirp) {
-        self.take_events(slirp);
+    pub(super) fn finish(&mut self, slirp: &mut Slirp, capturing: &mut Capturing) {
+        self.take_events(slirp, capturing);
         if let Some(observer) = self.observer.take()
             && !observer.finish()
         {

@@ -204,6 +204,11 @@ impl Events {
         self.telling == Telling::On
     }
 
+    /// From now on it is told of flows.
+    pub(crate) fn turn_on(&mut self) {
+        self.telling = Telling::On;
+    }
+
     /// What was told since the last call.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = FlowEvent> {
         self.queue.drain(..)

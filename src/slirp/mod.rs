@@ -512,6 +512,18 @@ impl Slirp {
         self.core.pool.trim();
     }
 
+    /// Tells of flows that begin from now on, to the end: [`Slirp::take_events`] has
+    /// something to give.
+    pub fn tell_of_flows(&mut self) {
+        self.core.events.turn_on();
+    }
+
+    /// True when flows are told of.
+    #[must_use]
+    pub fn tells_of_flows(&self) -> bool {
+        self.core.events.is_on()
+    }
+
     /// What was told of flows since the last call: to be called once per round.
     pub fn take_events(&mut self) -> impl Iterator<Item = FlowEvent> {
         self.core.events.take()
