@@ -12,6 +12,7 @@ use super::ctl::CtlArgs;
 use super::doctor::DoctorArgs;
 use super::links::{self, LinkSpec};
 use super::speedtest::SpeedtestArgs;
+use super::top::TopArgs;
 use super::values;
 use crate::capture::CaptureSpec;
 use crate::config::Outbound;
@@ -129,7 +130,7 @@ frames of up to 64 KiB as they pass instead of the packets that they become; and
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
     max_term_width = 100,
-    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]\n       gw serve --link <SPEC>... [OPTIONS]\n       gw ctl <PATH> <VERB> [OPTIONS]\n       gw slirp4netns [OPTIONS] <PID|PATH|FD> [TAPNAME]\n       gw speedtest [OPTIONS]\n       gw doctor [--json]"
+    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]\n       gw serve --link <SPEC>... [OPTIONS]\n       gw ctl <PATH> <VERB> [OPTIONS]\n       gw top [OPTIONS] <PATH>\n       gw slirp4netns [OPTIONS] <PID|PATH|FD> [TAPNAME]\n       gw speedtest [OPTIONS]\n       gw doctor [--json]"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -195,6 +196,9 @@ pub(crate) enum Command {
     /// Asks or tells a running gateway, through the socket it was given with --control
     #[command(max_term_width = 100)]
     Ctl(CtlArgs),
+    /// Shows a running gateway's flows live, and lets them be killed or impaired
+    #[command(max_term_width = 100)]
+    Top(TopArgs),
     /// Says whether gw works on this machine, and what to do where it does not
     ///
     /// One line for each thing that gw needs or can make use of: pass, warning (gw works, with

@@ -24,6 +24,7 @@ pub mod slirp4netns;
 pub mod speedtest;
 mod stats;
 mod summary;
+mod top;
 mod values;
 
 use std::io;
@@ -136,6 +137,9 @@ pub fn main() -> ExitCode {
     }
     if let Some(Command::Ctl(args)) = &cli.command {
         return ctl::run(args);
+    }
+    if let Some(Command::Top(args)) = &cli.command {
+        return top::run(args);
     }
     if let Some(Command::Doctor(args)) = &cli.command {
         return doctor::run(args);

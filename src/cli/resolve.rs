@@ -80,6 +80,9 @@ pub(crate) enum UsageError {
     /// There is no namespace whose sockets could be looked at.
     #[error("--publish auto is for namespaces; name the ports, like -p 8080:80")]
     AutoWithoutNamespace,
+    /// A report that could not be written.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// Two streams into one another.
     #[error("{0} and {1} would both be written to standard output; name a file for one of them")]
     TwoOnStdout(&'static str, &'static str),
@@ -89,9 +92,6 @@ pub(crate) enum UsageError {
          read; name a file or a FIFO, like --pcap >(wireshark -k -i -)"
     )]
     StdoutIsTheCommands,
-    /// A report that could not be written.
-    #[error(transparent)]
-    Report(#[from] ReportError),
     /// A link that makes no sense.
     #[error("{0}")]
     Link(#[from] LinkSpecError),

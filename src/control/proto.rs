@@ -102,6 +102,24 @@ pub enum Request {
     Ports {},
     /// Counts and sizes.
     Statistics {},
+    /// Replace all rules of impairment; when one is wrong nothing changes. Each
+    /// begins anew, its schedule as well.
+    ImpairSet {
+        /// In order.
+        rules: Vec<Rule>,
+    },
+    /// Put a rule behind the others.
+    ImpairAdd {
+        /// Which.
+        rule: Box<Rule>,
+    },
+    /// Take a rule away; what it holds back comes when it was to come.
+    ImpairRemove {
+        /// As the list of rules says.
+        id: RuleId,
+    },
+    /// The rules of impairment in order, and what they did.
+    ImpairList {},
     /// Start a capture. It is answered when its file is open.
     CaptureStart {
         /// Of what, where to: as `--pcap` has it, with an absolute path.
@@ -121,24 +139,6 @@ pub enum Request {
     },
     /// The captures, by id.
     CaptureList {},
-    /// Replace all rules of impairment; when one is wrong nothing changes. Each
-    /// begins anew, its schedule as well.
-    ImpairSet {
-        /// In order.
-        rules: Vec<Rule>,
-    },
-    /// Put a rule behind the others.
-    ImpairAdd {
-        /// Which.
-        rule: Box<Rule>,
-    },
-    /// Take a rule away; what it holds back comes when it was to come.
-    ImpairRemove {
-        /// As the list of rules says.
-        id: RuleId,
-    },
-    /// The rules of impairment in order, and what they did.
-    ImpairList {},
     /// How much is logged from now on.
     Log {
         /// The least important that is.
@@ -503,6 +503,24 @@ pub struct Port {
     pub malformed: u64,
 }
 
+/// A rule of impairment as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Impairment {
+    /// Never used twice.
+    pub id: RuleId,
+    /// As it was written.
+    pub rule: Rule,
+    /// Where its generators started: the same once more gives the same fates. None
+    /// for what draws nothing.
+    pub seed: Option<u64>,
+    /// Whether its schedule has it in force at the moment.
+    pub in_force: bool,
+    /// What it did to packets from the guest.
+    pub up: RuleCounts,
+    /// What it did to packets to the guest.
+    pub down: RuleCounts,
+}
+
 /// A capture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capture {
@@ -532,24 +550,6 @@ pub enum CaptureState {
     Running,
     /// It writes what is left.
     Ending,
-}
-
-/// A rule of impairment as it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Impairment {
-    /// Never used twice.
-    pub id: RuleId,
-    /// As it was written.
-    pub rule: Rule,
-    /// Where its generators started: the same once more gives the same fates. None
-    /// for what draws nothing.
-    pub seed: Option<u64>,
-    /// Whether its schedule has it in force at the moment.
-    pub in_force: bool,
-    /// What it did to packets from the guest.
-    pub up: RuleCounts,
-    /// What it did to packets to the guest.
-    pub down: RuleCounts,
 }
 
 /// Counts and sizes.

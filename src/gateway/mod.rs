@@ -134,12 +134,12 @@ pub enum GatewayError {
     /// A port cannot be published or exposed.
     #[error(transparent)]
     Forward(#[from] ForwardError),
-    /// A capture cannot be written.
-    #[error(transparent)]
-    Capture(#[from] CaptureError),
     /// The rules of impairment are too many.
     #[error(transparent)]
     Rules(#[from] RulesError),
+    /// A capture cannot be written.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// epoll or the runtime failed.
     #[error("the event loop failed: {0}")]
     EventLoop(#[source] io::Error),
@@ -152,8 +152,8 @@ pub struct Gateway {
     services: Rc<RefCell<Services>>,
     answers: mpsc::Receiver<DnsAnswer>,
     ports: Ports,
-    capturing: Capturing,
     watching: Watching,
+    capturing: Capturing,
     /// `None` without control sockets.
     control: Option<Control>,
     set_log_level: Option<SetLogLevel>,
@@ -249,8 +249,8 @@ impl Gateway {
             services,
             answers,
             ports,
-            capturing: Capturing::new(config),
             watching,
+            capturing: Capturing::new(config),
             control: Control::new(config, now)?,
             set_log_level: None,
             received: Traffic::default(),

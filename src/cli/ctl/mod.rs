@@ -1,6 +1,6 @@
 //! `gw ctl`: asks a running gateway, through its control socket.
 
-mod client;
+pub(in crate::cli) mod client;
 mod show;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -68,15 +68,15 @@ enum Verb {
     Ports,
     /// Counts and sizes
     Stats,
-    /// Captures: what passes the links, written to files that Wireshark reads
-    Capture {
-        #[command(subcommand)]
-        verb: CaptureVerb,
-    },
     /// Rules of impairment: what becomes of the traffic
     Impair {
         #[command(subcommand)]
         verb: ImpairVerb,
+    },
+    /// Captures: what passes the links, written to files that Wireshark reads
+    Capture {
+        #[command(subcommand)]
+        verb: CaptureVerb,
     },
     /// Sets how much the gateway logs
     Log {
@@ -351,8 +351,8 @@ fn task(verb: &Verb) -> Result<Task, String> {
         Verb::Leases => one(Request::Leases {}),
         Verb::Ports => one(Request::Ports {}),
         Verb::Stats => one(Request::Statistics {}),
-        Verb::Capture { verb } => Task::Each(captures(verb)?),
         Verb::Impair { verb } => impairments(verb),
+        Verb::Capture { verb } => Task::Each(captures(verb)?),
         Verb::Log { level } => one(Request::Log {
             level: (*level).into(),
         }),

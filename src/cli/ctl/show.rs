@@ -207,28 +207,6 @@ fn ports_table(ports: &[Port], style: Style) -> String {
     table.to_string()
 }
 
-fn captures_table(captures: &[Capture], style: Style) -> String {
-    let header = ["ID", "Capture", "State", "File", "Packets", "Bytes", "Lost"];
-    let mut table = table(style, header, &[0, 4, 5, 6]);
-    for capture in captures {
-        let state = match capture.state {
-            CaptureState::Waiting => "waiting for a reader",
-            CaptureState::Running => "running",
-            CaptureState::Ending => "ending",
-        };
-        table.add_row([
-            capture.id.to_string(),
-            capture.capture.to_string(),
-            state.to_owned(),
-            capture.file.clone().unwrap_or_default(),
-            capture.packets.to_string(),
-            capture.bytes.to_string(),
-            capture.lost.to_string(),
-        ]);
-    }
-    table.to_string()
-}
-
 /// A row for each direction of each rule.
 fn rules_table(rules: &[Impairment], style: Style) -> String {
     let header = [
@@ -264,6 +242,28 @@ fn rules_table(rules: &[Impairment], style: Style) -> String {
                 table.add_row(about.chain([name.to_owned()]).chain(counts));
             }
         }
+    }
+    table.to_string()
+}
+
+fn captures_table(captures: &[Capture], style: Style) -> String {
+    let header = ["ID", "Capture", "State", "File", "Packets", "Bytes", "Lost"];
+    let mut table = table(style, header, &[0, 4, 5, 6]);
+    for capture in captures {
+        let state = match capture.state {
+            CaptureState::Waiting => "waiting for a reader",
+            CaptureState::Running => "running",
+            CaptureState::Ending => "ending",
+        };
+        table.add_row([
+            capture.id.to_string(),
+            capture.capture.to_string(),
+            state.to_owned(),
+            capture.file.clone().unwrap_or_default(),
+            capture.packets.to_string(),
+            capture.bytes.to_string(),
+            capture.lost.to_string(),
+        ]);
     }
     table.to_string()
 }

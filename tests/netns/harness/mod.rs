@@ -97,6 +97,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("arping", "iputils-arping"),
     ("bwrap", "bubblewrap"),
     ("busybox", "busybox-static"),
+    ("chromium-headless-shell", "chromium-headless-shell"),
     ("conmon", "conmon"),
     ("cpio", "cpio"),
     ("crun", "crun"),
