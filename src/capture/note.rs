@@ -18,7 +18,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
-/// Something to be said about a flow: becomes the comment of its next packet.
+/// Something to be said about a flow: becomes the comment of a packet of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     flow: FlowKey,

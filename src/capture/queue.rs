@@ -7,9 +7,11 @@
 //! thread swaps them when it is done. So the lock is held for a copy by the loop
 //! and for a swap by the thread; neither waits for what the other does.
 //!
-//! The thread is woken by the first frame after it went to sleep, and then waits a
-//! moment ([`GATHER`]) for others: a wake costs the loop a system call, and so there
-//! is at most one in that time.
+//! The thread takes what whole rounds of the loop left ([`Queue::end_round`]), so that
+//! it has the notes about a frame with it; or a part of one that is very large
+//! ([`TAKE_AT`]). It is woken by the end of the first round after it went to sleep,
+//! and then waits a moment ([`GATHER`]) for others: a wake costs the loop a system
+//! call, and so there is at most one in that time.
 
 use std::io::IoSlice;
 use std::mem;
@@ -23,6 +25,9 @@ use crate::net::Offload;
 /// What waits for the thread of one capture, in bytes; as much again is in its
 /// hands. At ten gigabits a second it is filled in seven milliseconds.
 pub const QUEUE_BYTES: usize = 8 << 20;
+
+/// What the thread takes though the round goes on, in bytes.
+const TAKE_AT: usize = QUEUE_BYTES / 4;
 
 /// What a buffer keeps when there is nothing to do.
 const KEEP_BYTES: usize = 64 << 10;
@@ -72,12 +77,15 @@ pub(super) struct Batch {
     /// Of all frames, one behind the other.
     pub(super) bytes: Vec<u8>,
     pub(super) items: Vec<Item>,
+    /// Bytes of the notes' texts.
+    texts: usize,
 }
 
 impl Batch {
     fn clear(&mut self) {
         self.bytes.clear();
         self.items.clear();
+        self.texts = 0;
     }
 
     fn shrink(&mut self) {
@@ -87,7 +95,7 @@ impl Batch {
 
     /// Bytes that it takes.
     fn used(&self) -> usize {
-        self.bytes.len() + self.items.len() * size_of::<Item>()
+        self.bytes.len() + self.texts + self.items.len() * size_of::<Item>()
     }
 }
 
@@ -118,12 +126,22 @@ struct State {
     /// By interface.
     seen: Vec<Seen>,
     progress: Progress,
+    /// The loop may still have something to say about what it put in.
+    in_round: bool,
     /// The thread sleeps.
     asleep: bool,
     /// The thread was told to end.
     stopping: bool,
     /// The thread takes no more.
     closed: bool,
+}
+
+impl State {
+    /// True when the thread has something to do.
+    fn is_ready(&self) -> bool {
+        let has_items = !self.batch.items.is_empty();
+        !self.orders.is_empty() || has_items && (!self.in_round || self.batch.used() >= TAKE_AT)
+    }
 }
 
 /// See the module's documentation.
@@ -160,12 +178,34 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self, mut state: MutexGuard<'_, State>) {
-        let asleep = mem::take(&mut state.asleep);
+    /// Gives the lock back and wakes the thread, if it sleeps and has something to do.
+    fn release(&self, mut state: MutexGuard<'_, State>) {
+        let wakes = state.asleep && state.is_ready();
+        if wakes {
+            state.asleep = false;
+        }
         drop(state);
-        if asleep {
+        if wakes {
             self.wake.notify_one();
         }
+    }
+
+    /// Waits until the thread has something to do.
+    fn wait<'s>(&self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        while !state.is_ready() {
+            state.asleep = true;
+            let woken = self.wake.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        state.asleep = false;
+        state
+    }
+
+    /// What was put in until now is complete.
+    pub(super) fn end_round(&self) {
+        let mut state = self.lock();
+        state.in_round = false;
+        self.release(state);
     }
 
     /// Adds an interface; the first is 0.
@@ -176,7 +216,7 @@ impl Queue {
         }
         state.seen.push(Seen::default());
         state.batch.items.push(Item::Interface(name));
-        self.wake(state);
+        self.release(state);
         Ok(())
     }
 
@@ -212,7 +252,8 @@ impl Queue {
             len: frame.len,
             lost: seen.lost,
         }));
-        self.wake(state);
+        state.in_round = true;
+        self.release(state);
         Ok(())
     }
 
@@ -221,7 +262,8 @@ impl Queue {
         let mut state = self.lock();
         if !state.closed && state.batch.used() + size_of::<Item>() + note.len() <= QUEUE_BYTES {
             state.batch.items.push(Item::Note(note.clone()));
-            self.wake(state);
+            state.batch.texts += note.len();
+            state.in_round = true;
         }
     }
 
@@ -233,7 +275,7 @@ impl Queue {
         }
         state.stopping = matches!(order, Order::Stop(_));
         state.orders.push(order);
-        self.wake(state);
+        self.release(state);
         Ok(())
     }
 
@@ -260,13 +302,13 @@ impl Queue {
     pub(super) fn take(&self, batch: &mut Batch) -> Vec<Order> {
         batch.clear();
         let mut state = self.lock();
-        if state.batch.items.is_empty() && state.orders.is_empty() {
-            batch.shrink();
-            state.asleep = true;
-            let woken = self.wake.wait_while(state, |state| state.asleep);
-            drop(woken.unwrap_or_else(PoisonError::into_inner));
+        if !state.is_ready() {
+            if state.batch.items.is_empty() {
+                batch.shrink();
+            }
+            drop(self.wait(state));
             std::thread::sleep(GATHER);
-            state = self.lock();
+            state = self.wait(self.lock());
         }
         mem::swap(&mut state.batch, batch);
         mem::take(&mut state.orders)

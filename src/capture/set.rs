@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io::IoSlice;
+use std::mem;
 use std::num::NonZeroU32;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -95,6 +96,8 @@ struct Capture {
     spec: CaptureSpec,
     queue: Arc<Queue>,
     interfaces: HashMap<PortKey, u32>,
+    /// It has something that its thread may not have yet.
+    in_round: bool,
 }
 
 impl fmt::Debug for Capture {
@@ -139,6 +142,7 @@ impl Captures {
             spec: spec.clone(),
             queue: Arc::default(),
             interfaces: HashMap::new(),
+            in_round: false,
         };
         for port in ports {
             // It cannot be closed yet.
@@ -253,23 +257,36 @@ impl Captures {
             });
             let added = incoming.and_then(|incoming| capture.queue.add_frame(&incoming));
             ended |= added.is_err();
+            capture.in_round = true;
         }
         if ended {
             self.forget_ended();
         }
     }
 
-    /// Says something about a flow in all captures: it becomes the comment of the
-    /// flow's next packet there.
+    /// Says something about a flow in all captures: it becomes the comment of a packet
+    /// of this round, or of the flow's next.
     pub fn note(&mut self, note: &Note) {
-        for capture in &self.running {
+        for capture in &mut self.running {
             capture.queue.add_note(note);
+            capture.in_round = true;
+        }
+    }
+
+    /// Everything has been said about the frames until now: to be called once per
+    /// round.
+    pub fn end_round(&mut self) {
+        for capture in &mut self.running {
+            if mem::take(&mut capture.in_round) {
+                capture.queue.end_round();
+            }
         }
     }
 
     /// Ends all captures and waits until their files are complete, a moment at
     /// most.
     pub fn finish(&mut self) {
+        self.end_round();
         for capture in &self.running {
             // One that is ending already needs no order.
             let _ = capture.queue.order(Order::Stop(Box::new(|_| {})));

@@ -221,6 +221,13 @@ impl Writer {
 
     fn write_batch(&mut self, batch: &mut Batch) -> Result<(), Failure> {
         let mut at = 0;
+        // First: a frame that was the reason of a verdict, or the consequence, may be
+        // the last of its flow.
+        for item in &batch.items {
+            if let Item::Note(note) = item {
+                self.notes.put(note.clone());
+            }
+        }
         for item in batch.items.drain(..) {
             match item {
                 Item::Interface(name) => {
@@ -231,7 +238,7 @@ impl Writer {
                         lost: 0,
                     });
                 }
-                Item::Note(note) => self.notes.put(note),
+                Item::Note(_) => {}
                 Item::Frame(frame) => {
                     let bytes = batch.bytes.get(at..at + frame.stored).unwrap_or_default();
                     at += frame.stored;

@@ -113,6 +113,13 @@ impl Capturing {
     pub(super) const fn wants_notes(&self) -> bool {
         self.attached.is_some()
     }
+
+    /// To be called at the end of each round.
+    pub(super) fn end_round(&self) {
+        if self.attached.is_some() {
+            self.wiretap.captures.borrow_mut().end_round();
+        }
+    }
 }
 
 impl Gateway {

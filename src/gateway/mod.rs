@@ -403,6 +403,7 @@ impl Gateway {
             self.sampler.look(now, self.passed(), buffers);
         }
         self.take_events();
+        self.capturing.end_round();
         Ok(
             if frames == FRAMES_PER_ROUND || seen == Seen::More || more_work {
                 Round::Busy

@@ -79,8 +79,17 @@ fn super_frame(payload: &[u8], size: u16) -> (Vec<u8>, Offload) {
     (frame, offload)
 }
 
+/// A round with one frame.
 fn show(captures: &mut Captures, frame: &[u8], offload: &Offload) {
     captures.frame(TAP, Direction::FromGuest, offload, &[IoSlice::new(frame)]);
+    captures.end_round();
+}
+
+/// Waits until so many packets are written.
+fn written(captures: &mut Captures, packets: u64) {
+    while captures.list()[0].packets < packets {
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
@@ -276,7 +285,7 @@ fn interfaces_are_bounded() {
 }
 
 #[test]
-fn a_note_is_the_comment_of_the_next_packet_of_its_flow() {
+fn a_note_is_the_comment_of_a_packet_of_its_round_or_the_next() {
     let (_folder, path) = folder();
     let mut captures = Captures::default();
     captures.start_now(spec(&path, ""), [TAP]).expect("starts");
@@ -288,15 +297,28 @@ fn a_note_is_the_comment_of_the_next_packet_of_its_flow() {
         "x".repeat(MAX_NOTE_LEN),
     );
     show(&mut captures, &frame, &offload);
+    written(&mut captures, 3);
     captures.note(&note);
     show(&mut captures, &udp(b"x"), &Offload::default());
+    written(&mut captures, 4);
     show(&mut captures, &frame, &offload);
+    written(&mut captures, 7);
+    // The last packet of a flow, whose round tells what it was.
+    captures.frame(
+        TAP,
+        Direction::ToGuest,
+        &Offload::default(),
+        &[IoSlice::new(&frame)],
+    );
+    thread::sleep(Duration::from_millis(20));
+    captures.note(&note);
+    captures.end_round();
     captures.finish();
     let has_comment: Vec<bool> = packets(&path)
         .iter()
         .map(|packet| matches!(packet.options[0], EnhancedPacketOption::Comment(_)))
         .collect();
-    let expected = [false, false, false, false, true, false, false];
+    let expected = [false, false, false, false, true, false, false, true];
     assert_eq!(has_comment, expected);
 }
 

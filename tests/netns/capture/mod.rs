@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::peer::{tcp_server, udp_echo};
+use crate::harness::peer::{dns_server, tcp_server, udp_echo};
 use crate::harness::{
     DNS4, GUEST4, Gw, Launch, Netns, PATIENCE, REMOTE4, REMOTE6, World, eventually, require,
 };
@@ -450,4 +450,28 @@ fn a_gateway_that_is_killed_at_work_leaves_files_that_can_be_read() {
         size <= most,
         "{size} bytes, of which {sum} in {count} packets"
     );
+}
+
+#[test]
+fn packets_say_what_became_of_their_flow_and_its_name() {
+    let world = World::new();
+    let _server = tcp_server(&world.remote, 80);
+    let _names = dns_server(&world.remote, REMOTE4, REMOTE4);
+    let gw = Gw::attach(&world, &["--pcap", "/run/a.pcapng"]);
+    world.guest.py("s = connect('www.example.org', 80)
+s.sendall(b'get 10\\n')
+read_all(s)
+assert outcome(lambda: connect('www.example.org', 81)) == 'ECONNREFUSED'");
+    gw.terminate();
+    let comments = |filter: &str| -> Vec<String> {
+        let options = format!("-Y 'frame.comment and {filter}'");
+        packets(&world.outer, "/run/a.pcapng", &["frame.comment"], &options).concat()
+    };
+    assert_eq!(comments("tcp.port==80"), ["www.example.org: connected"]);
+    assert_eq!(comments("tcp.port==81"), ["www.example.org: refused"]);
+    let dns = comments("udp.port==53");
+    assert!(!dns.is_empty());
+    for said in dns {
+        assert_eq!(said, "answered by the gateway's resolver");
+    }
 }

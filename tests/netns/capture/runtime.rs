@@ -2,6 +2,7 @@
 //! several guests.
 
 use super::*;
+use crate::guides::{As, PAGE_SERVER, run, save};
 use crate::harness::{Finished, gw_binary};
 
 fn ctl(world: &World, arguments: &[&str]) -> Finished {
@@ -174,4 +175,25 @@ fn guests_on_a_switch_are_interfaces_of_one_file() {
     assert_eq!(count(&one, true, a, gateway, "8"), 2, "{seen:?}");
     assert_eq!(count(&one, false, gateway, a, "0"), 2, "{seen:?}");
     assert_eq!(seen.len(), 16, "{seen:?}");
+}
+
+#[test]
+fn the_guides_scripts_work() {
+    require("curl");
+    let world = World::new();
+    let _names = dns_server(&world.remote, REMOTE4, REMOTE4);
+    let _page = world.remote.serve(PAGE_SERVER);
+    save(&world, "capture.md", "run");
+    save(&world, "capture.md", "ctl");
+    run(&world, As::Root, "./run")
+        .success()
+        .says("example")
+        .says("GET / HTTP/1.1");
+    let _gw = Gw::attach(&world, &["--control", SOCKET]);
+    let said = run(&world, As::Root, &format!("SOCKET={SOCKET} ./ctl")).success();
+    assert!(
+        said.stdout.contains("/run/guide/trace.pcapng,snaplen=128"),
+        "{said:?}"
+    );
+    assert_eq!(files(&world.outer, "/run/guide/trace").len(), 2);
 }
