@@ -106,6 +106,11 @@ impl Voice {
         }
     }
 
+    /// Whether messages are JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == LogFormat::Json
+    }
+
     /// Text of several lines for a person, as it is.
     pub(crate) fn show(&self, text: &str) {
         print(text);

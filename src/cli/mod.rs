@@ -7,6 +7,7 @@
 //! `slirp4netns` is another front door, with a command line of its own.
 
 mod args;
+mod closing;
 mod ctl;
 mod doctor;
 mod host;
@@ -21,6 +22,7 @@ mod run;
 mod serve;
 pub mod slirp4netns;
 pub mod speedtest;
+mod stats;
 mod summary;
 mod top;
 mod values;
@@ -40,6 +42,7 @@ use self::links::LinkError;
 use self::messages::{Voice, print_remedy, print_usage_error};
 use self::resolve::{Invocation, Mode, UsageError};
 use crate::gateway::GatewayError;
+use crate::observe::report::output::ReportError;
 use crate::sandbox::SandboxError;
 use crate::tap::AttachError;
 
@@ -101,6 +104,8 @@ enum Failure {
     Bess { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
     #[error("cannot start the event loop: {0}; is the limit of open files too low?")]
     Runtime(#[source] io::Error),
     #[error("cannot make a process for the command: {0}; is the limit of processes too low?")]

@@ -16,8 +16,9 @@ use crate::config::{
 use crate::forward::{AutoPublish, ForwardSpec, PublishOption};
 use crate::gateway::random_seed;
 use crate::impair::{MAX_RULES, Rule, RulesError};
-use crate::net::{AddressPlan, MacAddr, Mtu};
+use crate::net::{AddressPlan, Mtu, gateway_mac};
 use crate::observe::LogTarget;
+use crate::observe::report::output::{self, ReportError};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
 use crate::tap::switch::MAX_PORTS;
@@ -75,6 +76,9 @@ pub(crate) enum UsageError {
     /// There is no namespace whose sockets could be looked at.
     #[error("--publish auto is for namespaces; name the ports, like -p 8080:80")]
     AutoWithoutNamespace,
+    /// A report that could not be written.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// A link that makes no sense.
     #[error("{0}")]
     Link(#[from] LinkSpecError),
@@ -150,6 +154,7 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
     let (mode, interface, gateway) = match (cli.command, cli.netns) {
         (Some(Command::Serve(serve)), _) => return links(serve.link, serve.gateway),
         (Some(Command::Run(run)), _) => {
+            output::check(&run.report)?;
             reports = run.report;
             let identity = if run.map_root {
                 Identity::Root
@@ -416,19 +421,11 @@ fn plan(args: &GatewayArgs, warnings: &mut Vec<String>) -> Result<AddressPlan, U
         v6 = None;
     }
     Ok(AddressPlan {
+        gateway_mac: gateway_mac(v4.as_ref(), v6.as_ref()),
         v4,
         v6,
-        gateway_mac: random_mac(),
         mtu: args.mtu,
     })
-}
-
-/// A MAC address of the gateway's own. Where the system has no randomness yet
-/// any will do: there are two stations on the link.
-pub(super) fn random_mac() -> MacAddr {
-    let mut bytes = [0x02, 0x67, 0x77, 0x00, 0x00, 0x02];
-    let _ = getrandom::fill(&mut bytes);
-    MacAddr::local_from(bytes)
 }
 
 fn dns(args: &GatewayArgs) -> Result<Option<DnsConfig>, UsageError> {

@@ -32,6 +32,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::{getpgrp, tcgetpgrp, tcsetpgrp};
 
 use self::child::Plan;
+use super::closing::Closing;
 use super::lifecycle::{Handles, Signals, exit_requested, raise_descriptor_limit};
 use super::messages::{Audience, Voice, set_level};
 use super::resolve::RunMode;
@@ -39,6 +40,8 @@ use super::{Exit, Failure, resolv_conf, runtime, summary};
 use crate::config::{Config, Configure};
 use crate::forward::ForwardInfo;
 use crate::gateway::{End, Gateway, Inherited, StopReason};
+use crate::observe::Sink;
+use crate::observe::report::{self, CommandEnd};
 use crate::tap::netns::{Received, handover_pair, receive};
 use crate::tap::sys::{self, Child};
 
@@ -62,6 +65,7 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
     let exit = handles.take_exit();
     let signals = Signals::block(&FORWARDED)?;
     handles.open_pid_file(config)?;
+    let closing = Closing::prepare(&config.observe)?;
     let terminal = Terminal::ours();
     let resolv_conf = resolv_conf::text(config);
     let (ours, childs) = handover_pair()?;
@@ -89,7 +93,7 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
         passed: handles.take_passed(),
         sockets,
         owners,
-        sinks: handles.take_sinks(),
+        sinks: sinks(&mut handles, &closing),
     };
     let mut ready = |forwards: &[ForwardInfo]| {
         for warning in made.warnings.iter().cloned().chain(handles.announce()) {
@@ -126,14 +130,25 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
         let forwards: Vec<ForwardInfo> = gateway.forwards().collect();
         gateway.run(|| ready(&forwards), stop).await
     })?;
-    match ended.end {
+    let status = match ended.end {
         End::Asked(StopReason::CommandEnded) => command.wait(),
-        End::Asked(_) => command.terminate(&pidfd),
-        End::LinkGone(_) => {
-            let _ = command.terminate(&pidfd);
-            Err(Failure::LinkGone)
-        }
+        End::Asked(_) | End::LinkGone(_) => command.terminate(&pidfd),
+    };
+    if let Ok(status) = &status {
+        let command = report::Command::new(&child::words(&mode.command), end_of(*status));
+        closing.tell(&ended.figures, Some(command), voice);
     }
+    match ended.end {
+        End::Asked(_) => Ok(exit_of(status?)),
+        End::LinkGone(_) => Err(Failure::LinkGone),
+    }
+}
+
+/// What takes what is told of flows.
+fn sinks(handles: &mut Handles, closing: &Closing) -> Vec<Box<dyn Sink>> {
+    let mut sinks = handles.take_sinks();
+    sinks.extend(closing.sinks());
+    sinks
 }
 
 /// Passes signals on to the command for as long as there are any.
@@ -166,14 +181,14 @@ struct Command {
 
 impl Command {
     /// Waits for its end.
-    fn wait(mut self) -> Result<Exit, Failure> {
+    fn wait(mut self) -> Result<WaitStatus, Failure> {
         let status = self.child.wait().map_err(Failure::Watch)?;
         self.terminal.take_back();
-        Ok(exit_of(status))
+        Ok(status)
     }
 
     /// Asks it to end, then makes it.
-    fn terminate(self, pidfd: &OwnedFd) -> Result<Exit, Failure> {
+    fn terminate(self, pidfd: &OwnedFd) -> Result<WaitStatus, Failure> {
         let _ = kill(self.child.pid(), Signal::SIGTERM);
         let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         let grace = PollTimeout::try_from(GRACE).unwrap_or(PollTimeout::ZERO);
@@ -204,6 +219,19 @@ fn exit_of(status: WaitStatus) -> Exit {
         _ => 1,
     };
     Exit::Command(u8::try_from(code).unwrap_or(1))
+}
+
+/// The same for reports.
+fn end_of(status: WaitStatus) -> CommandEnd {
+    match status {
+        #[expect(
+            clippy::as_conversions,
+            reason = "the discriminants are the signal numbers"
+        )]
+        WaitStatus::Signaled(_, signal, _) => CommandEnd::Signal(signal as i32),
+        WaitStatus::Exited(_, code) => CommandEnd::ExitStatus(code),
+        _ => CommandEnd::ExitStatus(1),
+    }
 }
 
 /// Whether the terminal's foreground is ours, to be taken back from a shell

@@ -7,13 +7,14 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
+use super::closing::Closing;
 use super::lifecycle::{Handles, Signals, exit_requested, raise_descriptor_limit};
 use super::messages::{Audience, Voice, set_level};
 use super::notify::Notifier;
 use super::{Exit, Failure, runtime, summary};
 use crate::config::Config;
 use crate::forward::{ForwardInfo, Passed};
-use crate::gateway::{End, Gateway, Inherited, StopReason};
+use crate::gateway::{End, Ended, Gateway, Inherited, StopReason};
 use crate::observe::Sink;
 use crate::tap::netns::{Attached, NetnsTarget, attach};
 use crate::tap::{Link, Watch};
@@ -64,7 +65,9 @@ pub(super) fn serve(
         drop(helper);
     };
     let stop = ending.happened(Some(&watch));
-    match carry(config, Box::new(tap), inherited, || Ok(()), ready, stop)? {
+    let ended = carry(config, Box::new(tap), inherited, || Ok(()), ready, stop)?;
+    starter.tell(&ended, voice);
+    match ended.end {
         End::Asked(_) => Ok(Exit::Success),
         End::LinkGone(_) => Err(Failure::LinkGone),
     }
@@ -75,6 +78,7 @@ pub(super) fn serve(
 #[derive(Debug)]
 pub(super) struct Starter {
     handles: Handles,
+    closing: Closing,
     notifier: Option<Notifier>,
 }
 
@@ -96,11 +100,17 @@ pub(super) fn prepare(
     let exit = handles.take_exit();
     let signals = Signals::block(&ENDING)?;
     handles.open_pid_file(config)?;
+    let closing = Closing::prepare(&config.observe)?;
     let notifier = Notifier::from_env().unwrap_or_else(|e| {
         voice.warn(&e.to_string());
         None
     });
-    Ok((Starter { handles, notifier }, Ending { exit, signals }))
+    let starter = Starter {
+        handles,
+        closing,
+        notifier,
+    };
+    Ok((starter, Ending { exit, signals }))
 }
 
 impl Starter {
@@ -109,9 +119,16 @@ impl Starter {
         self.handles.take_passed()
     }
 
+    /// Tells what is to be told of a gateway that has ended.
+    pub(super) fn tell(self, ended: &Ended, voice: Voice) {
+        self.closing.tell(&ended.figures, None, voice);
+    }
+
     /// What takes what is told of flows.
     pub(super) fn take_sinks(&mut self) -> Vec<Box<dyn Sink>> {
-        self.handles.take_sinks()
+        let mut sinks = self.handles.take_sinks();
+        sinks.extend(self.closing.sinks());
+        sinks
     }
 
     /// Says that traffic flows: to the process that waits for it, and to a
@@ -160,7 +177,7 @@ pub(super) fn carry(
     settle: impl FnOnce() -> Result<(), Failure>,
     ready: impl FnOnce(&[ForwardInfo]),
     stop: impl Future<Output = StopReason>,
-) -> Result<End, Failure> {
+) -> Result<Ended, Failure> {
     raise_descriptor_limit();
     let ended = runtime()?.block_on(async {
         let mut gateway = Gateway::new(config, link, inherited)?;
@@ -172,5 +189,5 @@ pub(super) fn carry(
     if let End::Asked(reason) = ended.end {
         tracing::info!(?reason, "stopped");
     }
-    Ok(ended.end)
+    Ok(ended)
 }

@@ -485,7 +485,7 @@ fn flow(info: &slirp::FlowInfo) -> Option<Flow> {
 }
 
 /// `TableFull` is `table_full`.
-fn name_of(reason: DropReason) -> String {
+pub(super) fn name_of(reason: DropReason) -> String {
     let mut name = String::new();
     for c in format!("{reason:?}").chars() {
         if c.is_ascii_uppercase() && !name.is_empty() {

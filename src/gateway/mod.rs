@@ -15,13 +15,16 @@ mod impaired;
 mod impairing;
 mod line;
 mod local;
-mod observe;
+mod metrics;
+mod sampler;
+mod watching;
 
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::mem;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::rc::Rc;
@@ -37,12 +40,17 @@ use self::forwards::Ports;
 pub use self::impaired::random_seed;
 use self::line::Line;
 use self::local::{DnsAnswer, Services};
-use self::observe::Watching;
+use self::metrics::Metrics;
+use self::sampler::Sampler;
+use self::watching::Watching;
 use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
 use crate::impair::RulesError;
+
+use crate::observe::rates::Bytes;
+use crate::observe::report::{self, Figures, Frames};
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::{DnsError, Resolver};
 use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp, Telling};
@@ -92,6 +100,8 @@ pub struct Ended {
     pub end: End,
     /// What was dropped while it ran.
     pub counters: Counters,
+    /// What summaries and reports say besides flows.
+    pub figures: Figures,
 }
 
 /// A gateway could not be built, or failed.
@@ -109,6 +119,14 @@ pub enum GatewayError {
     /// A control socket cannot be made.
     #[error(transparent)]
     Control(#[from] SocketError),
+    /// Metrics cannot be served at this address.
+    #[error("cannot serve metrics at {addr}: {source}; choose another place with --metrics")]
+    Metrics {
+        /// Where.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// A port cannot be published or exposed.
     #[error(transparent)]
     Forward(#[from] ForwardError),
@@ -133,6 +151,9 @@ pub struct Gateway {
     set_log_level: Option<SetLogLevel>,
     /// Frames from the link.
     received: Traffic,
+    sampler: Sampler,
+    /// `None` without `--metrics`.
+    metrics: Option<Metrics>,
 }
 
 impl fmt::Debug for Gateway {
@@ -180,6 +201,9 @@ impl Gateway {
             })
             .transpose()?;
         }
+        let metrics = Metrics::new(config)?;
+        let mut sinks = mem::take(&mut inherited.sinks);
+        sinks.extend(metrics.as_ref().map(Metrics::sink));
         let now = Instant::now();
         let (services, answers) = Services::new(config, now)?;
         let services = Rc::new(RefCell::new(services));
@@ -196,7 +220,7 @@ impl Gateway {
             memory: config.memory,
             descriptors: descriptors().saturating_sub(listeners(config)),
             uso,
-            events: match inherited.sinks.is_empty() {
+            events: match sinks.is_empty() {
                 true => Telling::Off,
                 false => Telling::On,
             },
@@ -204,7 +228,7 @@ impl Gateway {
             local: Box::new(Rc::clone(&services)),
         };
         let mut slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
-        let (sinks, owners) = (mem::take(&mut inherited.sinks), inherited.owners.take());
+        let owners = inherited.owners.take();
         let names = services.borrow().resolver().map(Resolver::names);
         let watching = Watching::start(sinks, owners, names).map_err(GatewayError::Start)?;
         let ports = Ports::new(config, inherited, descriptors(), &mut slirp, now)?;
@@ -221,6 +245,8 @@ impl Gateway {
             control: Control::new(config, now)?,
             set_log_level: None,
             received: Traffic::default(),
+            sampler: Sampler::new(&config.observe, now),
+            metrics,
         })
     }
 
@@ -255,9 +281,12 @@ impl Gateway {
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
                 self.watching.finish(&mut self.slirp);
+                let counters = self.slirp.counters().clone();
+                let figures = self.figures(&counters);
                 Ok(Ended {
                     end,
-                    counters: self.slirp.counters().clone(),
+                    counters,
+                    figures,
                 })
             })
             .await
@@ -277,6 +306,10 @@ impl Gateway {
             control.start(self.set_log_level.take());
         }
         self.link.start_schedules(Instant::now());
+        if let Some(metrics) = &mut self.metrics {
+            metrics.start();
+        }
+        self.sampler.begin(Instant::now());
         ready();
         loop {
             match self.round()? {
@@ -296,6 +329,7 @@ impl Gateway {
                         if let ControlFlow::Break(reason) = self.do_waiting_commands() {
                             return Ok(End::Asked(reason));
                         }
+                        self.answer_waiting_questions();
                         self.ports.poll(Instant::now(), &mut self.slirp);
                     }
                     continue;
@@ -318,6 +352,7 @@ impl Gateway {
                 // a new edge.
                 guard = events.readable() => guard?.clear_ready(),
                 Some(answer) = self.answers.recv() => self.answer(&answer),
+                question = metrics::next(&mut self.metrics) => self.answer_question(question),
                 command = control::next(&mut self.control) => {
                     if let ControlFlow::Break(reason) = self.do_command(command) {
                         return Ok(End::Asked(reason));
@@ -341,6 +376,10 @@ impl Gateway {
         let seen = self.slirp.poll_host()?;
         let more_work = self.slirp.work();
         self.services.borrow_mut().poll(now, &mut self.slirp);
+        if self.sampler.is_on() {
+            let buffers = self.slirp.memory_used();
+            self.sampler.look(now, self.passed(), buffers);
+        }
         self.watching.take_events(&mut self.slirp);
         Ok(
             if frames == FRAMES_PER_ROUND || seen == Seen::More || more_work {
@@ -381,10 +420,54 @@ impl Gateway {
         let services = self.services.borrow().next_deadline();
         let ports = self.ports.next_deadline();
         let line = self.link.next_deadline();
-        [self.slirp.next_deadline(), services, ports, line, trim]
-            .into_iter()
-            .flatten()
-            .min()
+        let sampler = self.sampler.next_deadline(self.passed());
+        [
+            self.slirp.next_deadline(),
+            services,
+            ports,
+            line,
+            sampler,
+            trim,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+impl Gateway {
+    /// Bytes of frames until now.
+    fn passed(&self) -> Bytes {
+        Bytes {
+            from_guest: self.received.bytes,
+            to_guest: self.link.sent().bytes,
+        }
+    }
+
+    /// What there is to say at the end besides flows.
+    fn figures(self, counters: &Counters) -> Figures {
+        let ended = Instant::now();
+        let passed = self.passed();
+        let frames = |traffic: Traffic| Frames {
+            frames: traffic.frames,
+            bytes: traffic.bytes,
+        };
+        let link = report::Link {
+            from_guest: frames(self.received),
+            to_guest: frames(self.link.sent()),
+        };
+        let (began, rates, peak_buffers) = self.sampler.end(ended, passed);
+        let dropped = counters.drops();
+        Figures {
+            began,
+            ended,
+            link,
+            rates,
+            peak_buffers,
+            dropped: dropped
+                .map(|(reason, count)| (control::name_of(reason), count))
+                .collect(),
+        }
     }
 }
 

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use self::effect::{
     Bursts, Distribution, Loss, MAX_DELAY, Order, PacketEffect, Rate, Rates, Share,
 };
-pub use self::faults::{Beginning, DnsFate, Faults, Nameless};
+pub use self::faults::{Beginning, DnsFate, Faults};
 pub use self::held::{Intact, MAX_HELD_BYTES};
 pub use self::names::NoNames;
 pub use self::series::{

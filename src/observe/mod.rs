@@ -8,6 +8,7 @@
 
 pub mod human;
 mod log;
+pub mod metrics;
 pub mod names;
 mod observer;
 pub mod process;

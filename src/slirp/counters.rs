@@ -59,6 +59,11 @@ impl Counters {
 
     /// Every reason that occurred, with its count.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        self.reasons().filter(|(_, count)| *count > 0)
+    }
+
+    /// Every reason there is, with its count.
+    pub fn reasons(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         use DropReason::{
             Checksum, ErrorLimit, Fragment, HostError, HostSocket, Link, Malformed, Memory,
             NoAnswer, NoHardwareAddress, NoNeighbour, Protocol, Refused, Source, TableFull,
@@ -82,7 +87,6 @@ impl Counters {
         ]
         .into_iter()
         .map(|reason| (reason, self.dropped(reason)))
-        .filter(|(_, count)| *count > 0)
     }
 }
 

@@ -45,7 +45,9 @@ pub(in crate::cli) fn serve(
         drop(helpers);
     };
     let stop = ending.happened(watch.as_ref());
-    match carry(config, link, inherited, || Ok(()), ready, stop)? {
+    let ended = carry(config, link, inherited, || Ok(()), ready, stop)?;
+    starter.tell(&ended, voice);
+    match ended.end {
         End::Asked(_) => Ok(Exit::Success),
         End::LinkGone(reason) => Err(Failure::LinkEnded {
             link: links.iter().map(ToString::to_string).collect(),

@@ -125,18 +125,18 @@ fn told_to_go(ours: BorrowedFd<'_>) -> bool {
 }
 
 /// The words of the command: those given, or the user's shell. Never empty.
+pub(super) fn words(given: &[OsString]) -> Vec<OsString> {
+    if !given.is_empty() {
+        return given.to_vec();
+    }
+    let shell = std::env::var_os("SHELL").filter(|path| Path::new(path).is_file());
+    vec![shell.unwrap_or_else(|| "/bin/sh".into())]
+}
+
+/// As [`words`], for exec(3).
 fn command(given: &[OsString]) -> Vec<CString> {
-    let shell = || {
-        let shell = std::env::var_os("SHELL").filter(|path| Path::new(path).is_file());
-        vec![shell.unwrap_or_else(|| "/bin/sh".into())]
-    };
-    let words = if given.is_empty() {
-        shell()
-    } else {
-        given.to_vec()
-    };
     // Words from the command line or the environment hold no zero bytes.
-    words
+    words(given)
         .into_iter()
         .map(|w| CString::new(w.into_vec()).unwrap_or_default())
         .collect()

@@ -61,7 +61,7 @@ pub(super) fn serve(invocation: Invocation, voice: Voice) -> Result<Exit, Failur
     };
     let stopped = carry(&config, link, Inherited::default(), settle, announce, stop);
     complain("do_slirp is exiting");
-    match stopped? {
+    match stopped?.end {
         End::Asked(_) => Ok(Exit::Success),
         End::LinkGone(_) => Err(Failure::LinkGone),
     }

@@ -271,6 +271,12 @@ impl Resolver {
         })
     }
 
+    /// Questions that wait for an answer from elsewhere.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.get()
+    }
+
     /// All static names with their addresses, sorted; names without trailing dot.
     #[must_use]
     pub fn hosts(&self) -> Vec<(String, IpAddr)> {

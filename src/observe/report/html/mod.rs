@@ -185,24 +185,35 @@ fn percent(part: f64, whole: f64) -> String {
     format!("{text}%")
 }
 
-/// Marks of an axis from 0 to `whole`: round figures, five or so.
+/// Marks of an axis from 0 to `whole`: round figures, three to seven of them.
 fn ticks(whole: f64) -> Vec<f64> {
-    const WANTED: f64 = 5.0;
+    const MOST: f64 = 6.0;
     if !whole.is_finite() || whole <= 0.0 {
         return vec![0.0];
     }
-    let rough = whole / WANTED;
+    let rough = whole / MOST;
     let magnitude = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0]
         .into_iter()
         .map(|factor| factor * magnitude)
         .find(|step| *step >= rough)
         .unwrap_or(magnitude);
-    // Multiplied, not summed up: no error adds up. WANTED + 1 of them at most.
-    (0..=10u32)
+    // Multiplied, not summed up: no error adds up.
+    (0..=7u32)
         .map(|n| f64::from(n) * step)
         .take_while(|at| *at <= whole * (1.0 + 1e-9))
         .collect()
+}
+
+/// A round figure without the zeros behind its point: `2.00 s` is `2 s`.
+fn round(text: &str) -> String {
+    match text.split_once(' ') {
+        Some((figure, unit)) if figure.contains('.') => {
+            let figure = figure.trim_end_matches('0').trim_end_matches('.');
+            format!("{figure} {unit}")
+        }
+        _ => text.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use maud::{Markup, html};
 
 use super::super::Report;
-use super::{percent, ticks};
+use super::{percent, round, ticks};
 use crate::observe::human;
 
 /// Height of a plot in its own units; the width is [`WIDTH`]. The style sheet
@@ -59,7 +59,7 @@ fn direction(report: &Report, class: &str, title: &str, bytes: &[u64]) -> Markup
                     @let y = format!("{:.1}", 120.0 - mark / top * 120.0);
                     line class="grid" x1="0" x2="100%" y1=(y) y2=(y) {}
                     @if *mark > 0.0 {
-                        text class="mark" x="2" y=(y) dy="-3" { (human::bit_rate(*mark)) }
+                        text class="mark" x="2" y=(y) dy="-3" { (round(&human::bit_rate(*mark))) }
                     }
                 }
                 (time_axis(duration, "134"))
@@ -114,7 +114,7 @@ pub(super) fn span(report: &Report) -> f64 {
 /// Figures below a plot, `y` from its top.
 pub(super) fn time_axis(duration: f64, y: &str) -> Markup {
     html! {
-        @for mark in ticks(duration) {
+        @for (at, mark) in ticks(duration).into_iter().enumerate() {
             @let x = percent(mark, duration);
             @let anchor = if mark == 0.0 {
                 "start"
@@ -123,7 +123,8 @@ pub(super) fn time_axis(duration: f64, y: &str) -> Markup {
             } else {
                 "middle"
             };
-            text class="mark time" x=(x) y=(y) text-anchor=(anchor) { (human::seconds(mark)) }
+            @let class = if at % 2 == 1 { "mark time odd" } else { "mark time" };
+            text class=(class) x=(x) y=(y) text-anchor=(anchor) { (round(&human::seconds(mark))) }
         }
     }
 }

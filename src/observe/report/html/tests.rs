@@ -15,6 +15,11 @@ fn marks_are_round() {
     assert_eq!(ticks(10.0), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
     assert_eq!(ticks(1.0).len(), 6);
     assert_eq!(ticks(7.3), [0.0, 2.0, 4.0, 6.0]);
+    assert_eq!(ticks(10.3).len(), 6);
+    assert_eq!(round("2.00 s"), "2 s");
+    assert_eq!(round("100 ms"), "100 ms");
+    assert_eq!(round("2.50 Mbit/s"), "2.5 Mbit/s");
+    assert_eq!(round("1 min 10 s"), "1 min 10 s");
     assert_eq!(ticks(0.0), [0.0]);
     assert_eq!(ticks(f64::NAN), [0.0]);
     for whole in [1e-9, 0.013, 3.3, 86400.0, 1e18] {
@@ -110,4 +115,16 @@ fn attributes(page: &str) -> Vec<(String, String)> {
         rest = tag;
     }
     found
+}
+
+#[test]
+#[ignore = "for the eye"]
+fn zz_sample() {
+    std::fs::write(
+        "/tmp/report-sample.html",
+        page(&super::super::tests::large()),
+    )
+    .expect("w");
+    std::fs::write("/tmp/report-small.html", page(&example())).expect("w");
+    std::fs::write("/tmp/report-hostile.html", page(&hostile())).expect("w");
 }
