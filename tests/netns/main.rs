@@ -27,5 +27,6 @@ mod run;
 mod serve;
 mod slirp4netns;
 mod tcp;
+mod top;
 mod udp;
 mod vm;

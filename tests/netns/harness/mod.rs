@@ -122,6 +122,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("socat", "socat"),
     ("ss", "iproute2"),
     ("systemd-socket-activate", "systemd"),
+    ("tmux", "tmux"),
     ("traceroute", "traceroute"),
     ("udhcpc", "udhcpc"),
     ("vde_plug", "vdeplug"),
