@@ -7,14 +7,14 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
 use crate::guest::Machine;
-use crate::image::Extra;
+use crate::image::{self, Extra};
 use crate::namespace::CONGESTION_CONTROL;
 use crate::report::Direction;
 use crate::{PATIENCE, Program};
@@ -123,28 +123,5 @@ fn rate(said: &str, seconds: u16) -> Option<f64> {
 /// # Errors
 /// When it is not there.
 pub(crate) fn program() -> Result<Vec<Extra>> {
-    let output = Command::new("ldd")
-        .arg(IPERF3)
-        .stdin(Stdio::null())
-        .output()
-        .context(|| "running ldd".into())?;
-    if !output.status.success() {
-        return Err(Error(format!(
-            "{IPERF3} is missing or not what ldd expects: install the Debian package iperf3"
-        )));
-    }
-    let listing = String::from_utf8_lossy(&output.stdout);
-    // Lines are `name => path (address)`, or `path (address)` for the loader.
-    let libraries = listing.lines().filter_map(|line| {
-        let path = line.split_whitespace().find(|word| word.starts_with('/'))?;
-        Some(Extra {
-            from: path.into(),
-            to: path.into(),
-        })
-    });
-    let program = Extra {
-        from: IPERF3.into(),
-        to: "/bin/iperf3".into(),
-    };
-    Ok(std::iter::once(program).chain(libraries).collect())
+    image::program(Path::new(IPERF3), "/bin/iperf3", "iperf3").map_err(Error)
 }

@@ -107,6 +107,16 @@ guest's port.
 unit passed. 'auto[:ADDR][,except=PORTS]' publishes what programs of the guest listen on, for as \
 long as they do, on localhost or ADDR";
 
+const PCAP_HELP: &str = "\
+Write what passes the guest's link to a file that Wireshark reads; repeatable. FILE may be a FIFO, \
+or '-' for standard output ('--pcap - | tshark -r -'). It is pcapng, with interfaces, directions \
+and comments; classic pcap if its name ends in .pcap. A comma in its name takes a backslash in front.
+
+OPTIONS are 'snaplen=N', the bytes of each packet that are kept; 'size=100M', after which another \
+file FILE_00002_DATE is begun; 'files=5', how many of them are kept; 'segment=off', which stores \
+frames of up to 64 KiB as they pass instead of the packets that they become; and as the last \
+'filter=EXPR', which takes the rest: 'filter=tcp port 80 or host 192.0.2.1', as for tcpdump";
+
 /// Everything that can be written on the command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -333,7 +343,9 @@ pub(crate) struct GatewayArgs {
     /// name that ends in .pcap is written in the old format
     #[arg(
         long,
-        value_name = "FILE[,snaplen=N,size=SIZE,files=N,filter=EXPR]",
+        value_name = "FILE[,OPTIONS]",
+        allow_hyphen_values = true,
+        long_help = PCAP_HELP,
         help_heading = "Watching"
     )]
     pub(crate) pcap: Vec<CaptureSpec>,

@@ -10,6 +10,7 @@ use super::args::{
 };
 use super::links::{LinkSpec, LinkSpecError};
 use super::values::{self, BadValue};
+use crate::capture::Target;
 use crate::config::{
     Config, Configure, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig, ObserveConfig, Summary,
 };
@@ -22,6 +23,9 @@ use crate::observe::report::output::{self, ReportError};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
 use crate::tap::switch::MAX_PORTS;
+
+/// The descriptor of standard output.
+const STDOUT: i32 = 1;
 
 /// Where the host's resolver settings are.
 pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -79,6 +83,15 @@ pub(crate) enum UsageError {
     /// A report that could not be written.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// Two streams into one another.
+    #[error("{0} and {1} would both be written to standard output; name a file for one of them")]
+    TwoOnStdout(&'static str, &'static str),
+    /// The command writes there too.
+    #[error(
+        "the command of 'gw run' writes to standard output, and a capture among that cannot be \
+         read; name a file or a FIFO, like --pcap >(wireshark -k -i -)"
+    )]
+    StdoutIsTheCommands,
     /// A link that makes no sense.
     #[error("{0}")]
     Link(#[from] LinkSpecError),
@@ -188,6 +201,9 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
         config.interface.processes = GuestSockets::Followed;
     }
     config.observe.reports = reports;
+    if matches!(mode, Mode::Run(_)) && captures_to_stdout(&config.observe) > 0 {
+        return Err(UsageError::StdoutIsTheCommands);
+    }
     Ok(Invocation {
         config,
         mode,
@@ -219,6 +235,10 @@ fn links(mut links: Vec<LinkSpec>, gateway: GatewayArgs) -> Result<Invocation, U
     let config = config(interface, gateway, &mut warnings)?;
     if config.auto_publish.is_some() {
         return Err(UsageError::AutoWithoutNamespace);
+    }
+    let mut descriptors = links.iter().flat_map(LinkSpec::descriptors);
+    if captures_to_stdout(&config.observe) > 0 && descriptors.any(|fd| fd == STDOUT) {
+        return Err(UsageError::TwoOnStdout("the link", "--pcap -"));
     }
     Ok(Invocation {
         config,
@@ -314,7 +334,7 @@ fn config(
     }
     let plan = plan(&args, warnings)?;
     let (forwards, auto_publish) = forwards(&args)?;
-    Ok(Config {
+    let config = Config {
         dns: dns(&args)?,
         plan,
         interface: InterfaceConfig {
@@ -353,7 +373,31 @@ fn config(
         pid_file: args.pid_file,
         control: args.control,
         slirp4netns_api: None,
-    })
+    };
+    match (
+        captures_to_stdout(&config.observe),
+        &config.observe.flow_log,
+    ) {
+        (0, _) | (1, None | Some(LogTarget::Fd(_) | LogTarget::Path(_))) => Ok(config),
+        (1, Some(LogTarget::Stdout)) => Err(UsageError::TwoOnStdout("--flow-log -", "--pcap -")),
+        _ => Err(UsageError::TwoOnStdout("--pcap -", "another --pcap -")),
+    }
+}
+
+fn captures_to_stdout(observe: &ObserveConfig) -> usize {
+    let captures = observe.captures.iter();
+    captures
+        .filter(|capture| capture.target == Target::Stdout)
+        .count()
+}
+
+/// Whether anybody may want to know the processes that flows belong to.
+fn processes(args: &GatewayArgs) -> GuestSockets {
+    if args.flow_log.is_some() || args.control.is_some() {
+        GuestSockets::Followed
+    } else {
+        GuestSockets::Unseen
+    }
 }
 
 /// The rules in order, their seeds chosen: what is said of them at the start is
@@ -367,15 +411,6 @@ fn impairments(short: [Option<Rule>; 2], rules: Vec<Rule>) -> Result<Vec<Rule>, 
         rule.choose_seed(random_seed);
     }
     Ok(rules)
-}
-
-/// Whether anybody may want to know the processes that flows belong to.
-fn processes(args: &GatewayArgs) -> GuestSockets {
-    if args.flow_log.is_some() || args.control.is_some() {
-        GuestSockets::Followed
-    } else {
-        GuestSockets::Unseen
-    }
 }
 
 /// Published ports, exposed ones, and whether the guest's are followed.

@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 pub use self::error::{ErrorBody, ErrorCode, RequestError};
+use crate::capture::{CaptureId, CaptureSpec};
 use crate::forward::{Expose, ForwardId, ForwardSpec, Origin, Publish};
 use crate::impair::{Rule, RuleCounts, RuleId};
 
@@ -119,6 +120,25 @@ pub enum Request {
     },
     /// The rules of impairment in order, and what they did.
     ImpairList {},
+    /// Start a capture. It is answered when its file is open.
+    CaptureStart {
+        /// Of what, where to: as `--pcap` has it, with an absolute path.
+        capture: CaptureSpec,
+    },
+    /// End a capture. It is answered when its file is complete.
+    CaptureStop {
+        /// Which; `None`: the only one there is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<CaptureId>,
+    },
+    /// Go on with a capture in another file. It is answered when that is begun.
+    CaptureRotate {
+        /// Which; `None`: the only one there is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<CaptureId>,
+    },
+    /// The captures, by id.
+    CaptureList {},
     /// How much is logged from now on.
     Log {
         /// The least important that is.
@@ -314,6 +334,16 @@ pub enum Reply {
         /// In the order in which they came.
         ports: Vec<Port>,
     },
+    /// The capture that was started.
+    Capture {
+        /// Its id.
+        id: CaptureId,
+    },
+    /// All captures: there are 16 at most.
+    Captures {
+        /// By id.
+        captures: Vec<Capture>,
+    },
     /// Counts and sizes.
     Statistics(Box<Statistics>),
     /// All rules of impairment: there are 64 at most.
@@ -489,6 +519,37 @@ pub struct Impairment {
     pub up: RuleCounts,
     /// What it did to packets to the guest.
     pub down: RuleCounts,
+}
+
+/// A capture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// Never used twice.
+    pub id: CaptureId,
+    /// As it was asked for.
+    pub capture: CaptureSpec,
+    /// How far it is.
+    pub state: CaptureState,
+    /// The file being written; none before a FIFO has a reader.
+    pub file: Option<String>,
+    /// Packets in all its files.
+    pub packets: u64,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Packets that were lost, because what it is written to is too slow.
+    pub lost: u64,
+}
+
+/// How far a capture is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptureState {
+    /// Nobody reads its FIFO yet.
+    Waiting,
+    /// It captures.
+    Running,
+    /// It writes what is left.
+    Ending,
 }
 
 /// Counts and sizes.

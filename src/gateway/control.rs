@@ -106,6 +106,9 @@ impl Gateway {
 
     /// Does what a client asks and answers it, should it still be there.
     pub(super) fn do_command(&mut self, command: Command) -> ControlFlow<StopReason> {
+        let Some(command) = self.do_capture(command) else {
+            return ControlFlow::Continue(());
+        };
         let stops = command.request == Request::Shutdown {};
         let processes = matches!(
             command.request,
@@ -152,6 +155,11 @@ impl Gateway {
             Request::ImpairList {} => Ok(self.list_rules()),
             Request::Log { level } => self.set_log_level(level),
             Request::Shutdown {} => Ok(Reply::Done {}),
+            // Done by `do_capture`, whose answers come later.
+            Request::CaptureStart { .. }
+            | Request::CaptureStop { .. }
+            | Request::CaptureRotate { .. }
+            | Request::CaptureList {} => Err(RequestError::Stopping),
         }
     }
 

@@ -16,27 +16,39 @@ use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::capture::Wiretap;
 use super::impaired::Impaired;
 use crate::control::proto::Traffic;
 use crate::impair::NoNames;
 use crate::net::Offload;
 use crate::slirp::Outlet;
 use crate::tap::switch::PortInfo;
-use crate::tap::{Link, Received};
+use crate::tap::{Course, Link, Received, Watched};
 
 /// The guest's own wire: the link with its captures.
 #[derive(Debug)]
 pub(super) struct Wire {
     link: Box<dyn Link>,
+    /// `None`: nothing is captured, or the link itself shows what passes it.
+    capture: Option<Wiretap>,
 }
 
 impl Wire {
     pub(super) fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {
-        self.link.recv(buf)
+        let received = self.link.recv(buf)?;
+        if let Some(capture) = &self.capture {
+            let frame = &buf[..received.len];
+            capture.show(Course::In, &received.offload, &[IoSlice::new(frame)]);
+        }
+        Ok(received)
     }
 
     pub(super) fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        self.link.send(offload, frame)
+        self.link.send(offload, frame)?;
+        if let Some(capture) = &self.capture {
+            capture.show(Course::Out, offload, frame);
+        }
+        Ok(())
     }
 }
 
@@ -109,7 +121,10 @@ impl Line {
     pub(super) fn new(link: Box<dyn Link>) -> Self {
         Self(LineOutlet {
             attached: Rc::new(RefCell::new(Some(Attached {
-                wire: Wire { link },
+                wire: Wire {
+                    link,
+                    capture: None,
+                },
                 impairment: None,
             }))),
             sent: Rc::default(),
@@ -162,6 +177,20 @@ impl Line {
     pub(super) fn look_at_impairment<T>(&self, look: impl FnOnce(&Impaired) -> T) -> Option<T> {
         let attached = self.0.attached.borrow();
         attached.as_ref()?.impairment.as_deref().map(look)
+    }
+
+    /// Captures what passes the link, or nothing any more. Says who shows it;
+    /// `None` without a link.
+    pub(super) fn capture(&self, wiretap: Option<Wiretap>) -> Option<Watched> {
+        let mut attached = self.0.attached.borrow_mut();
+        let wire = &mut attached.as_mut()?.wire;
+        let watcher = wiretap.clone().map(Wiretap::into_watcher);
+        let watched = wire.link.watch_frames(watcher);
+        wire.capture = match watched {
+            Watched::ByTheLink => None,
+            Watched::ByWhoUsesIt => wiretap,
+        };
+        Some(watched)
     }
 
     pub(super) fn ports(&self) -> Vec<PortInfo> {

@@ -9,6 +9,7 @@
 //! deadline, a DNS answer, a command or the end wakes it. Everything slow (DNS, for one)
 //! runs as tasks of that runtime, between rounds.
 
+mod capture;
 mod control;
 mod forwards;
 mod impaired;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::mpsc;
 
+use self::capture::Capturing;
 use self::control::Control;
 pub use self::control::SetLogLevel;
 pub use self::forwards::Inherited;
@@ -43,6 +45,7 @@ use self::local::{DnsAnswer, Services};
 use self::metrics::Metrics;
 use self::sampler::Sampler;
 use self::watching::Watching;
+use crate::capture::CaptureError;
 use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
@@ -133,6 +136,9 @@ pub enum GatewayError {
     /// The rules of impairment are too many.
     #[error(transparent)]
     Rules(#[from] RulesError),
+    /// A capture cannot be written.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// epoll or the runtime failed.
     #[error("the event loop failed: {0}")]
     EventLoop(#[source] io::Error),
@@ -146,6 +152,7 @@ pub struct Gateway {
     answers: mpsc::Receiver<DnsAnswer>,
     ports: Ports,
     watching: Watching,
+    capturing: Capturing,
     /// `None` without control sockets.
     control: Option<Control>,
     set_log_level: Option<SetLogLevel>,
@@ -235,19 +242,23 @@ impl Gateway {
         if let Some(watched) = link.with_link(|link| slirp.watch(link.readiness())) {
             watched.map_err(GatewayError::Start)?;
         }
-        Ok(Self {
+        let mut gateway = Self {
             slirp,
             link,
             services,
             answers,
             ports,
             watching,
+            capturing: Capturing::new(config),
             control: Control::new(config, now)?,
             set_log_level: None,
             received: Traffic::default(),
             sampler: Sampler::new(&config.observe, now),
             metrics,
-        })
+        };
+        // Last: a file that is there is emptied.
+        gateway.start_captures(&config.observe.captures)?;
+        Ok(gateway)
     }
 
     /// The forwards as they stand.
@@ -281,6 +292,7 @@ impl Gateway {
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
                 self.watching.finish(&mut self.slirp);
+                self.capturing.finish();
                 let counters = self.slirp.counters().clone();
                 let figures = self.figures(&counters);
                 Ok(Ended {

@@ -2,18 +2,16 @@
 //!
 //! The generator is xoshiro256++ (Blackman and Vigna, 2019), seeded through
 //! SplitMix64; the direction to the guest starts 2^128 draws further on. Every
-//! packet costs [`DRAWS`] draws, whatever a rule asks for and whatever befalls
-//! it: a rule that also corrupts loses the packets that it lost without.
+//! packet costs fifteen draws (one for whether there is a copy, seven for each of
+//! the two), whatever a rule asks for and whatever befalls it: a rule that also
+//! corrupts loses the packets that it lost without.
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 use super::effect::{Bursts, Distribution, Loss, PacketEffect, Share};
 
-/// Draws for one packet: one for whether there is a copy, the rest for each of
-/// the two.
-#[cfg(test)]
-pub(super) const DRAWS: usize = 1 + 2 * DRAWS_OF_ONE;
+/// Draws for one packet of the two that there may be.
 const DRAWS_OF_ONE: usize = 7;
 
 /// Draws for the packets of one rule in one direction.

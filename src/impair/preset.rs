@@ -128,3 +128,46 @@ impl Preset {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Effect, Rule};
+    use super::*;
+
+    const DOCUMENTATION: &str = include_str!("../../docs/impairment.md");
+
+    fn effect(words: &str) -> PacketEffect {
+        let rule: Rule = words.parse().expect(words);
+        match rule.effect {
+            Effect::Packets(effect) => effect,
+            other => panic!("{words}: {other:?}"),
+        }
+    }
+
+    /// Cells of the table's row for `name`, without their quotes.
+    fn row(name: &str) -> Vec<String> {
+        let start = format!("| `{name}` |");
+        let row = DOCUMENTATION.lines().find(|line| line.starts_with(&start));
+        let cells = row
+            .unwrap_or_else(|| panic!("no row for {name}"))
+            .split('|');
+        cells.map(|cell| cell.trim().replace('`', "")).collect()
+    }
+
+    #[test]
+    fn presets_are_as_documented() {
+        for (name, preset) in PRESETS {
+            let cells = row(name);
+            let [_, _, up, down, delay, loss, _] = &cells[..] else {
+                panic!("{cells:?}");
+            };
+            let words = |rate: &str| format!("order=keep {rate} {delay} {loss}");
+            let (up, down) = (effect(&words(up)), effect(&words(down)));
+            let rate = up.rate.zip(down.rate).map(|(up, down)| Rates {
+                up: up.up,
+                down: down.down,
+            });
+            assert_eq!(preset.effect(), PacketEffect { rate, ..up }, "{name}");
+        }
+    }
+}

@@ -565,3 +565,7 @@ fn hold(packet: Packet<'_>, after: RuleId, departure: Departure) -> Held {
         until: packet.until,
     }
 }
+
+#[cfg(test)]
+#[path = "series_tests.rs"]
+mod tests;

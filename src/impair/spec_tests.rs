@@ -262,3 +262,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn every_word_is_documented() {
+    const DOCUMENTATION: &str = include_str!("../../docs/impairment.md");
+    let list = error("?");
+    let words = list.split("it can say ").nth(1).expect("a list of words");
+    for word in words.replace("and the presets ", "").split(", ") {
+        let word = word.trim_end_matches("...");
+        assert!(DOCUMENTATION.contains(&format!("`{word}")), "{word}");
+    }
+    assert!(DOCUMENTATION.contains(&format!("0 to {MAX_SEED}")));
+    assert!(DOCUMENTATION.contains(&format!("There can be {}.", super::super::MAX_RULES)));
+}

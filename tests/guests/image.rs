@@ -123,6 +123,30 @@ pub(crate) fn qemu_arguments(
 
 /// Debian's kernel for clouds.
 pub(crate) fn cloud_kernel() -> Result<Kernel, String> {
+    let (image, dir) = find_cloud_kernel()?;
+    let modules = VIRTIO.iter().filter_map(|name| module(&dir.join(name)));
+    Ok(Kernel {
+        modules: modules.collect(),
+        image,
+    })
+}
+
+/// The same kernel with these modules, all of which it must have, and no network
+/// device of the machine's.
+#[allow(dead_code, reason = "one benchmark has use for other modules")]
+pub(crate) fn cloud_kernel_with(modules: &[&str]) -> Result<Kernel, String> {
+    let (image, dir) = find_cloud_kernel()?;
+    let modules = modules.iter().map(|name| {
+        module(&dir.join(name)).ok_or_else(|| missing(&dir.join(name).display().to_string()))
+    });
+    Ok(Kernel {
+        modules: modules.collect::<Result<_, _>>()?,
+        image,
+    })
+}
+
+/// An image, and the directory of its modules.
+fn find_cloud_kernel() -> Result<(PathBuf, PathBuf), String> {
     let suffix = "-cloud-amd64";
     for root in roots() {
         for image in entries(&root.join("boot")) {
@@ -136,11 +160,7 @@ pub(crate) fn cloud_kernel() -> Result<Kernel, String> {
                 .map(|dir| root.join(dir).join(version))
                 .find(|dir| dir.exists());
             if let Some(dir) = modules {
-                let modules = VIRTIO.iter().filter_map(|name| module(&dir.join(name)));
-                return Ok(Kernel {
-                    modules: modules.collect(),
-                    image,
-                });
+                return Ok((image, dir));
             }
         }
     }
@@ -162,6 +182,37 @@ pub(crate) fn user_mode_linux() -> Result<Kernel, String> {
         }
     }
     Err(missing("usr/bin/linux.uml"))
+}
+
+/// A program of this machine's and the libraries that it is linked with, for a
+/// guest, where it is at `to`. The Debian package that has it is `package`.
+#[allow(dead_code, reason = "only the benchmarks bring programs")]
+pub(crate) fn program(from: &Path, to: &str, package: &str) -> Result<Vec<Extra>, String> {
+    let output = Command::new("ldd")
+        .arg(from)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("running ldd: {error}"))?;
+    if !output.status.success() {
+        return Err(format!(
+            "{} is missing or not what ldd expects: install the Debian package {package}",
+            from.display()
+        ));
+    }
+    let listing = String::from_utf8_lossy(&output.stdout);
+    // Lines are `name => path (address)`, or `path (address)` for the loader.
+    let libraries = listing.lines().filter_map(|line| {
+        let path = line.split_whitespace().find(|word| word.starts_with('/'))?;
+        Some(Extra {
+            from: path.into(),
+            to: path.into(),
+        })
+    });
+    let program = Extra {
+        from: from.into(),
+        to: to.into(),
+    };
+    Ok(std::iter::once(program).chain(libraries).collect())
 }
 
 /// Writes a guest's initial file system to `file`.

@@ -6,6 +6,7 @@
 //! in, and `tests/run` for the one command that installs what they need.
 
 mod bubblewrap;
+mod capture;
 mod control;
 mod differential;
 mod dns;
@@ -15,17 +16,21 @@ mod forward;
 mod guides;
 mod harness;
 mod icmp;
+mod impair;
 mod ip;
 mod kernel;
 mod lifecycle;
+mod metrics;
 mod neighbour;
 mod podman;
 mod podman_guide;
+mod report;
 mod rootlesskit;
 mod rootlesskit_guide;
 mod run;
 mod serve;
 mod slirp4netns;
+mod stats;
 mod tcp;
 mod top;
 mod udp;

@@ -16,6 +16,7 @@ use self::show::Style;
 use super::Exit;
 use super::messages::{print_failure, print_remedy};
 use super::values;
+use crate::capture::{CaptureId, CaptureSpec, Target};
 use crate::control::proto::{
     Cursor, FlowDirection, FlowFilter, FlowId, FlowProtocol, ForwardRef, LogLevel, Reply, Request,
 };
@@ -71,6 +72,11 @@ enum Verb {
     Impair {
         #[command(subcommand)]
         verb: ImpairVerb,
+    },
+    /// Captures: what passes the links, written to files that Wireshark reads
+    Capture {
+        #[command(subcommand)]
+        verb: CaptureVerb,
     },
     /// Sets how much the gateway logs
     Log {
@@ -153,6 +159,32 @@ enum FlowsVerb {
         #[arg(value_name = "ID", required = true, value_parser = flow_id)]
         ids: Vec<FlowId>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum CaptureVerb {
+    /// Starts captures, written as with --pcap; prints their ids
+    Start {
+        #[arg(
+            value_name = "FILE[,snaplen=N,size=SIZE,files=N,segment=on|off,filter=EXPR]",
+            required = true
+        )]
+        captures: Vec<CaptureSpec>,
+    },
+    /// Ends captures, and waits until their files are complete
+    Stop {
+        /// As 'list' shows them [default: the only one there is]
+        #[arg(value_name = "ID")]
+        ids: Vec<NonZeroU32>,
+    },
+    /// Goes on with captures in other files, FILE_00002_DATE for FILE
+    Rotate {
+        /// As 'list' shows them [default: the only one there is]
+        #[arg(value_name = "ID")]
+        ids: Vec<NonZeroU32>,
+    },
+    /// Lists the captures that run
+    List,
 }
 
 #[derive(Debug, Args)]
@@ -320,6 +352,7 @@ fn task(verb: &Verb) -> Result<Task, String> {
         Verb::Ports => one(Request::Ports {}),
         Verb::Stats => one(Request::Statistics {}),
         Verb::Impair { verb } => impairments(verb),
+        Verb::Capture { verb } => Task::Each(captures(verb)?),
         Verb::Log { level } => one(Request::Log {
             level: (*level).into(),
         }),
@@ -355,6 +388,41 @@ fn forwards(verb: &ForwardVerb) -> Result<Task, String> {
             .collect(),
     };
     requests.map(Task::Each)
+}
+
+fn captures(verb: &CaptureVerb) -> Result<Vec<Request>, String> {
+    let each = |ids: &[NonZeroU32], request: fn(Option<CaptureId>) -> Request| match ids {
+        [] => vec![request(None)],
+        ids => ids.iter().map(|&id| request(Some(CaptureId(id)))).collect(),
+    };
+    Ok(match verb {
+        CaptureVerb::Start { captures } => {
+            let start = |spec: &CaptureSpec| {
+                let capture = from_here(spec.clone())?;
+                Ok(Request::CaptureStart { capture })
+            };
+            captures.iter().map(start).collect::<Result<_, String>>()?
+        }
+        CaptureVerb::Stop { ids } => each(ids, |id| Request::CaptureStop { id }),
+        CaptureVerb::Rotate { ids } => each(ids, |id| Request::CaptureRotate { id }),
+        CaptureVerb::List => vec![Request::CaptureList {}],
+    })
+}
+
+/// The same with a path that the gateway understands, wherever it was started.
+fn from_here(mut spec: CaptureSpec) -> Result<CaptureSpec, String> {
+    match &spec.target {
+        Target::Stdout => Err(
+            "'-' would be the gateway's standard output; name a file or a FIFO, or give gw --pcap -"
+                .to_owned(),
+        ),
+        Target::Path(path) => {
+            let path = std::path::absolute(path)
+                .map_err(|e| format!("cannot tell where '{}' is: {e}", path.display()))?;
+            spec.target = Target::Path(path);
+            Ok(spec)
+        }
+    }
 }
 
 fn publish(text: &str) -> Result<Publish, String> {

@@ -4,8 +4,8 @@ use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use comfy_table::{CellAlignment, Table};
 
 use crate::control::proto::{
-    Flow, FlowDirection, FlowProtocol, FlowState, Forward, Hello, Host, Impairment, Lease, Network,
-    Port, Reply, Statistics, Traffic,
+    Capture, CaptureState, Flow, FlowDirection, FlowProtocol, FlowState, Forward, Hello, Host,
+    Impairment, Lease, Network, Port, Reply, Statistics, Traffic,
 };
 use crate::forward::ForwardSpec;
 use crate::impair::{Direction, RuleCounts};
@@ -31,6 +31,8 @@ pub(super) fn text(reply: &Reply, style: Style) -> Option<String> {
         Reply::Flows { flows, .. } => flows_table(flows, style),
         Reply::Leases { leases } => leases_table(leases, style),
         Reply::Ports { ports } => ports_table(ports, style),
+        Reply::Capture { id } => id.to_string(),
+        Reply::Captures { captures } => captures_table(captures, style),
         Reply::Statistics(statistics) => lines(&counts(statistics)),
         Reply::Impairments { rules } => rules_table(rules, style),
         Reply::Impairment(rule) => rule.id.to_string(),
@@ -240,6 +242,28 @@ fn rules_table(rules: &[Impairment], style: Style) -> String {
                 table.add_row(about.chain([name.to_owned()]).chain(counts));
             }
         }
+    }
+    table.to_string()
+}
+
+fn captures_table(captures: &[Capture], style: Style) -> String {
+    let header = ["ID", "Capture", "State", "File", "Packets", "Bytes", "Lost"];
+    let mut table = table(style, header, &[0, 4, 5, 6]);
+    for capture in captures {
+        let state = match capture.state {
+            CaptureState::Waiting => "waiting for a reader",
+            CaptureState::Running => "running",
+            CaptureState::Ending => "ending",
+        };
+        table.add_row([
+            capture.id.to_string(),
+            capture.capture.to_string(),
+            state.to_owned(),
+            capture.file.clone().unwrap_or_default(),
+            capture.packets.to_string(),
+            capture.bytes.to_string(),
+            capture.lost.to_string(),
+        ]);
     }
     table.to_string()
 }
