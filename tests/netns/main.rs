@@ -34,5 +34,6 @@ mod serve;
 mod slirp4netns;
 mod stats;
 mod tcp;
+mod top;
 mod udp;
 mod vm;

@@ -123,7 +123,7 @@ proptest! {
     fn nothing_that_is_told_breaks_it(
         looks in prop::collection::vec(
             (any::<u32>(), any::<u64>(), prop::collection::vec((0..4_u64, any::<u64>(), any::<u64>()), 0..6)),
-            0..600,
+            0..60,
         )
     ) {
         let mut model = model();

@@ -125,6 +125,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ss", "iproute2"),
     ("systemd-socket-activate", "systemd"),
     ("tcpdump", "tcpdump"),
+    ("tmux", "tmux"),
     ("traceroute", "traceroute"),
     ("tshark", "tshark"),
     ("udhcpc", "udhcpc"),

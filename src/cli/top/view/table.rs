@@ -13,7 +13,7 @@ use crate::cli::top::text::{self, Charset};
 use crate::cli::top::ui::Ui;
 use crate::control::proto::FlowState;
 
-/// Least columns of the remote's name, before others are left out for it.
+/// Least columns of the remote's name.
 const REMOTE_LEAST: u16 = 18;
 
 /// Columns of the remote's name from which on others may grow.
@@ -61,14 +61,15 @@ const PLACES: [Column; 15] = [
     Column::Idle,
 ];
 
-/// Those that are left out in narrow terminals, what is missed most first.
-const OPTIONAL: [Column; 6] = [
-    Column::Total,
-    Column::Process,
-    Column::State,
-    Column::Port,
-    Column::Age,
-    Column::Idle,
+/// Those that are left out in narrow terminals, what is missed most first, and how
+/// many columns the remote's name must keep.
+const OPTIONAL: [(Column, u16); 6] = [
+    (Column::Total, REMOTE_LEAST),
+    (Column::Process, REMOTE_LEAST),
+    (Column::State, REMOTE_LEAST),
+    (Column::Port, REMOTE_LEAST),
+    (Column::Age, REMOTE_LEAST),
+    (Column::Idle, 28),
 ];
 
 /// What takes the place of what where there is more than enough room.
@@ -142,10 +143,10 @@ fn columns(width: u16, processes: bool) -> Vec<Column> {
         Column::Down,
         Column::Up,
     ];
-    let wanted = |column: &Column| processes || *column != Column::Process;
-    for column in OPTIONAL.into_iter().filter(wanted) {
+    let wanted = |(column, _): &(Column, u16)| processes || *column != Column::Process;
+    for (column, remote) in OPTIONAL.into_iter().filter(wanted) {
         chosen.push(column);
-        if taken(&chosen) > width {
+        if taken(&chosen) + (remote - REMOTE_LEAST) > width {
             chosen.pop();
         }
     }

@@ -7,7 +7,7 @@ use ratatui::crossterm::event::KeyCode;
 
 use super::*;
 use crate::cli::top::samples::{at_millis, flow, hello, impaired, look, ui};
-use crate::control::proto::{Flow, FlowDirection, FlowProtocol, FlowState};
+use crate::control::proto::{Flow, FlowDirection, FlowProcess, FlowProtocol, FlowState};
 
 const PLAIN: Theme = Theme {
     colour: Colour::Off,
@@ -49,6 +49,16 @@ fn crowd(count: u64) -> Vec<Flow> {
 
 /// A gateway with something of everything.
 fn busy() -> Ui {
+    let process = |pid, name: &str| {
+        Some(FlowProcess {
+            pid,
+            name: name.to_owned(),
+            exe: None,
+        })
+    };
+    let mut download = flow(1, 0, 0);
+    download.name = Some("a.very.long.name.www.example.com".to_owned());
+    download.process = process(4711, "curl-with-a-long-name");
     let mut inbound = flow(2, 4_000, 70);
     inbound.direction = FlowDirection::Inbound;
     inbound.remote = "[2001:db8:1234:5678:9abc:def0:1234:5678]:50000"
@@ -59,8 +69,9 @@ fn busy() -> Ui {
     datagrams.protocol = FlowProtocol::Udp;
     datagrams.remote.set_port(53);
     datagrams.state = FlowState::Connecting;
-    let mut ui = ui(vec![flow(1, 0, 0), inbound.clone(), datagrams.clone()]);
-    let mut second = look(1000, vec![flow(1, 12_345_678, 4321), inbound, datagrams]);
+    let mut ui = ui(vec![download.clone(), inbound.clone(), datagrams.clone()]);
+    (download.to_guest, download.from_guest) = (12_345_678, 4321);
+    let mut second = look(1000, vec![download, inbound, datagrams]);
     second.statistics.to_guest.bytes = 12_400_000;
     second.statistics.from_guest.bytes = 9_000;
     second.statistics.dropped = [("no_route".to_owned(), 12), ("malformed".to_owned(), 3)].into();
@@ -81,10 +92,10 @@ down                                             #   12 MB/s   peak  12 MB/s
 up                                               #  9.0 kB/s   peak 9.0 kB/s
 drops no route 12 (+12/s), malformed 3 (+3/s)
 impair down delay=80ms; at 1h up loss=1% (not now)
-  Pr  Guest   Remote                         State   Down     Up Total  Age Idle
-* TCP 40001 > 192.0.2.1:443                  open     12M   4.3k   12M   1s   0s
-  TCP 40002 < ~78:9abc:def0:1234:5678]:50000 half       0      0  4.0k   1s   0s
-  UDP 40003 > 192.0.2.1:53                   conn       0      0   150   1s   0s
+  Pr  Guest   Remote                   Process    State   Down     Up Total  Age
+* TCP 40001 > ~ame.www.example.com:443 curl-with~ open     12M   4.3k   12M   1s
+  TCP 40002 < ~c:def0:1234:5678]:50000            half       0      0  4.0k   1s
+  UDP 40003 > 192.0.2.1:53                        conn       0      0   150   1s
 ";
     let mut expected: Vec<&str> = expected.lines().collect();
     let mut shown: Vec<&str> = shown.lines().collect();
@@ -113,7 +124,7 @@ fn little_room_shows_what_matters() {
         "down",
         "12 MB/s",
         "drops",
-        "192.0.2.1:443",
+        "example.com:443",
         "12M",
         "s sort: rate",
     ] {
@@ -129,6 +140,8 @@ fn much_room_shows_more() {
         "10.0.2.100:40001",
         "[2001:db8:1234:5678:9abc:def0:1234:5678]:50000",
         "Recvd",
+        "curl-with-a-long",
+        "a.very.long.name.www.example.com:443",
         "Idle",
         "gw 0.1.0",
     ] {
@@ -184,10 +197,10 @@ fn nothing_is_said_to_be_nothing() {
     assert!(drawn(&mut ui, PLAIN, (80, 24)).contains("waiting for the gateway"));
     let mut ui = busy();
     ui.key(KeyCode::Char('/').into());
-    ui.key(KeyCode::Char('x').into());
+    ui.key(KeyCode::Char('~').into());
     let shown = drawn(&mut ui, PLAIN, (80, 24));
     assert!(shown.contains("no flow matches the filter"), "{shown}");
-    assert!(shown.contains("filter: x"), "{shown}");
+    assert!(shown.contains("filter: ~"), "{shown}");
 }
 
 #[test]
@@ -270,7 +283,14 @@ fn the_help_fits_and_scrolls() {
 #[test]
 fn strangers_words_are_harmless() {
     let mut ui = busy();
-    let mut second = look(2000, vec![flow(1, 0, 0)]);
+    let mut hostile = flow(1, 0, 0);
+    hostile.name = Some("evil\x1b[2J\n.example".to_owned());
+    hostile.process = Some(FlowProcess {
+        pid: 1,
+        name: "\x1b]2;x\x07\u{202e}".to_owned(),
+        exe: None,
+    });
+    let mut second = look(2000, vec![hostile]);
     second.rules = vec![impaired("x\x1b[2J\u{202e}")];
     second
         .statistics
@@ -282,6 +302,8 @@ fn strangers_words_are_harmless() {
     let odd = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
     assert!(!shown.contains(odd), "{shown:?}");
     assert!(shown.contains("no?[31m??"), "{shown}");
+    assert!(shown.contains("> evil?[2J?.example:443"), "{shown}");
+    assert!(shown.contains(" ?]2;x??"), "{shown}");
 }
 
 #[test]
@@ -294,7 +316,7 @@ fn plain_frames_have_no_keys() {
     };
     view.draw_plain(&mut busy(), &mut buffer);
     let text = lines(&buffer);
-    assert!(text.ends_with("0s\n"), "{text}");
+    assert!(text.ends_with("1s\n"), "{text}");
     assert!(!text.contains("quit"), "{text}");
 }
 
