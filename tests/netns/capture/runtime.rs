@@ -191,6 +191,9 @@ fn the_guides_scripts_work() {
         .says("GET / HTTP/1.1");
     let _gw = Gw::attach(&world, &["--control", SOCKET]);
     let said = run(&world, As::Root, &format!("SOCKET={SOCKET} ./ctl")).success();
-    assert!(said.stdout.contains("/run/guide/trace.pcapng,snaplen=128"), "{said:?}");
+    assert!(
+        said.stdout.contains("/run/guide/trace.pcapng,snaplen=128"),
+        "{said:?}"
+    );
     assert_eq!(files(&world.outer, "/run/guide/trace").len(), 2);
 }
