@@ -237,6 +237,11 @@ impl FromStr for CaptureSpec {
                 return bad("say where to, like --pcap trace.pcapng; '-' is standard output");
             }
             "-" => Target::Stdout,
+            path if path.starts_with('-') => {
+                return bad(format!(
+                    "'{path}' looks like an option; for a file of that name write './{path}'"
+                ));
+            }
             path if path.contains('\0') => return bad("the name of a file has no NUL in it"),
             path => Target::Path(PathBuf::from(path)),
         };
@@ -358,6 +363,7 @@ mod tests {
         for (text, part) in [
             ("", "say where to"),
             (",snaplen=1", "say where to"),
+            ("--netns", "looks like an option"),
             ("a,", "NAME=VALUE"),
             ("a,b", "a comma in a file's name"),
             ("a,snaplen=x", "no snaplen"),

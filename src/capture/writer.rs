@@ -27,8 +27,9 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// How often the log says that packets are lost.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-/// Lets the gateway's own thread go first where there are not processors enough.
-const NICENESS: i32 = 5;
+/// How much less than the gateway's own thread this one gets where there are not
+/// processors enough (setpriority(2)).
+const NICER: i32 = 5;
 
 /// Why a capture ends before it is told to.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +91,11 @@ struct Losses {
 /// Runs until it is told to stop or cannot go on. `opened` is told whether it
 /// begins: a FIFO is, though it has no reader yet.
 pub(super) fn run(spec: CaptureSpec, queue: Arc<Queue>, opened: Done<()>) {
-    // Refused only to who may not even be kinder.
-    let _ = rustix::process::setpriority_process(None, NICENESS);
+    // Without a process, both are about this thread. Where it cannot be had the
+    // traffic is only less well off.
+    if let Ok(niceness) = rustix::process::getpriority_process(None) {
+        let _ = rustix::process::setpriority_process(None, niceness + NICER);
+    }
     let Some(output) = open(&spec, &queue, opened) else {
         return;
     };

@@ -84,9 +84,9 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Expression {
     Primitive(Primitive),
-    Not(Box<Expression>),
+    Not(Box<Self>),
     /// From the left, whatever the words between them.
-    Chain(Box<Expression>, Vec<(Operator, Expression)>),
+    Chain(Box<Self>, Vec<(Operator, Self)>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

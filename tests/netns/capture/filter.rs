@@ -369,7 +369,7 @@ fn any_filter_picks_what_tcpdump_picks() {
     let frames = frames();
     let file = file(&frames);
     let mut dice = Dice(1);
-    for _ in 0..400 {
+    for _ in 0..200 {
         same(&frames, &file, &expression(&mut dice, 4));
     }
 }

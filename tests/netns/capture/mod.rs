@@ -315,7 +315,7 @@ fn files_rotate_and_the_ring_keeps_the_last() {
     gw.terminate();
     let ring = files(&world.outer, "/run/ring_");
     assert_eq!(ring.len(), 3, "{ring:?}");
-    assert!(ring[0] > "/run/ring_00010".to_owned(), "{ring:?}");
+    assert!(ring[0].as_str() > "/run/ring_00010", "{ring:?}");
     let all = files(&world.outer, "/run/all_");
     assert!(all.len() > 15, "{all:?}");
     assert!(all[0].starts_with("/run/all_00001_20"), "{all:?}");
@@ -469,9 +469,4 @@ assert outcome(lambda: connect('www.example.org', 81)) == 'ECONNREFUSED'");
     };
     assert_eq!(comments("tcp.port==80"), ["www.example.org: connected"]);
     assert_eq!(comments("tcp.port==81"), ["www.example.org: refused"]);
-    let dns = comments("udp.port==53");
-    assert!(!dns.is_empty());
-    for said in dns {
-        assert_eq!(said, "answered by the gateway's resolver");
-    }
 }
