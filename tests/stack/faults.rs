@@ -158,6 +158,16 @@ fn pass_in_front_spares_and_other_matchers_miss() {
     assert!((1..=4).all(|id| faults.hits(RuleId(id)) == 0));
 }
 
+/// Names have faults of their own.
+#[test]
+fn the_gateways_resolver_is_spared() {
+    let mut world = World::raw(&Options::default());
+    set(&mut world, &[rule(TcpFault::Refuse)]);
+    let mut raw = Raw::new(40_000, ([10, 0, 2, 3], 53).into());
+    raw.open(&mut world);
+    assert_eq!(world.dns_streams.borrow().len(), 1);
+}
+
 #[test]
 fn slow_accept_answers_the_syn_that_much_later() {
     let (mut world, host, mut raw) = outbound(TcpFault::SlowAccept(700 * MS));

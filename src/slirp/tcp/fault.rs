@@ -24,6 +24,8 @@
 //! one. It takes a place in the table until nothing was sent for [`IDLE_ESTABLISHED`]:
 //! by then the guest has asked with a keepalive, if it ever does.
 //!
+//! Flows to the gateway's resolver are spared: names have faults of their own.
+//!
 //! A flow without a fault pays for this with a look at an empty `Option` per visit.
 
 use std::net::SocketAddr;
@@ -41,7 +43,7 @@ use super::super::reactor::Readiness;
 use super::held::hold;
 use super::{Arrival, Flow, IDLE_ESTABLISHED, IDLE_HALF_CLOSED, Phase, Tcp, abort, ends};
 use crate::impair::{Beginning, ResetAfter, TcpFault};
-use crate::policy::{FlowVerdict, HowEnded, Party};
+use crate::policy::{FlowVerdict, HowEnded, Party, Protocol, Verdict};
 
 /// The fault of a flow, and how far it is.
 #[derive(Debug)]
@@ -129,6 +131,10 @@ impl Flow {
 impl Tcp {
     /// Decides about a flow that the guest is about to begin.
     pub(super) fn enter(core: &mut Core, key: FlowKey, arrival: &Arrival<'_>) -> Entrance {
+        let has_faults = core.faults.is_some();
+        if !has_faults || core.policy.verdict(Protocol::Tcp, key.remote()) == Verdict::Dns {
+            return Entrance::Open(None);
+        }
         let beginning = Beginning {
             by: Party::Guest,
             guest: key.guest(),
