@@ -277,8 +277,9 @@ fn names_and_processes() {
     assert_eq!(fetched["process"]["name"], "curl", "{fetched:#}");
     assert_eq!(fetched["process"]["exe"], "/usr/bin/curl");
     for port in [7000, 7001] {
-        let process = &to(&flows, &format!("{REMOTE4}:{port}"))["process"];
-        assert_eq!(process["pid"], pid);
+        let flow = to(&flows, &format!("{REMOTE4}:{port}"));
+        let process = &flow["process"];
+        assert_eq!(process["pid"], pid, "{flow:#}");
         assert_eq!(process["name"], "python3");
         let exe = process["exe"].as_str().expect("a path");
         assert!(exe.contains("python3"), "{exe}");
