@@ -317,7 +317,8 @@ fn a_command_and_a_descriptor() {
     let gw = gw.display();
     // The command's own output stays apart, and it has no such descriptor.
     let out = world.outer.ok(&format!(
-        "{gw} run --flow-log fd:5 -- sh -c 'nc -z {REMOTE4} 7000; ls /proc/self/fd' 5>{LOG}"
+        "{gw} run --flow-log fd:5 -- \
+         sh -c '(echo echo; sleep 0.05) | nc -N {REMOTE4} 7000; ls /proc/self/fd' 5>{LOG}"
     ));
     assert!(!out.lines().any(|fd| fd == "5"), "{out}");
     let flows = closed(&lines(&world));
