@@ -32,8 +32,9 @@ use procfs::process::{FDTarget, Process as ProcEntry};
 
 use crate::policy::Protocol;
 
-/// Time that one look at `/proc` may take.
-const SCAN_BUDGET: Duration = Duration::from_millis(100);
+/// Time that one look at `/proc` may take. Plenty: on a busy machine a thread may
+/// not get to run for a good part of it.
+const SCAN_BUDGET: Duration = Duration::from_millis(500);
 
 /// Processes that one look sees.
 const MAX_PROCESSES: usize = 16384;
@@ -143,7 +144,11 @@ impl<L: SocketLookup> Processes<L> {
             return found;
         }
         for pid in self.guests_processes() {
-            if wanted.is_empty() || Instant::now() >= deadline {
+            if wanted.is_empty() {
+                break;
+            }
+            if Instant::now() >= deadline {
+                tracing::debug!("the look for the processes of flows took too long");
                 break;
             }
             self.look_at(pid, &mut wanted, &mut found);

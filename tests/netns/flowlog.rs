@@ -277,8 +277,9 @@ fn names_and_processes() {
     assert_eq!(fetched["process"]["name"], "curl", "{fetched:#}");
     assert_eq!(fetched["process"]["exe"], "/usr/bin/curl");
     for port in [7000, 7001] {
-        let process = &to(&flows, &format!("{REMOTE4}:{port}"))["process"];
-        assert_eq!(process["pid"], pid);
+        let flow = to(&flows, &format!("{REMOTE4}:{port}"));
+        let process = &flow["process"];
+        assert_eq!(process["pid"], pid, "{flow:#}");
         assert_eq!(process["name"], "python3");
         let exe = process["exe"].as_str().expect("a path");
         assert!(exe.contains("python3"), "{exe}");
@@ -316,7 +317,8 @@ fn a_command_and_a_descriptor() {
     let gw = gw.display();
     // The command's own output stays apart, and it has no such descriptor.
     let out = world.outer.ok(&format!(
-        "{gw} run --flow-log fd:5 -- sh -c 'nc -z {REMOTE4} 7000; ls /proc/self/fd' 5>{LOG}"
+        "{gw} run --flow-log fd:5 -- \
+         sh -c '(echo echo; sleep 0.05) | nc -N {REMOTE4} 7000; ls /proc/self/fd' 5>{LOG}"
     ));
     assert!(!out.lines().any(|fd| fd == "5"), "{out}");
     let flows = closed(&lines(&world));
