@@ -176,8 +176,12 @@ impl<L: SocketLookup> Processes<L> {
                 continue;
             };
             if let Some(uid) = wanted.remove(&inode) {
-                let process = process.get_or_insert_with(|| Arc::new(describe(&entry, uid)));
-                found.insert(inode, Arc::clone(process));
+                if process.is_none() {
+                    process = describe(&entry, uid).map(Arc::new);
+                }
+                if let Some(process) = &process {
+                    found.insert(inode, Arc::clone(process));
+                }
                 if wanted.is_empty() {
                     break;
                 }
@@ -209,14 +213,16 @@ impl<L: SocketLookup> Processes<L> {
     }
 }
 
-fn describe(entry: &ProcEntry, uid: u32) -> Process {
+/// `None`: it has just ended.
+fn describe(entry: &ProcEntry, uid: u32) -> Option<Process> {
+    let name = entry.stat().ok()?.comm;
     let exe = entry.exe().ok();
-    Process {
+    Some(Process {
         pid: u32::try_from(entry.pid()).unwrap_or(0),
-        name: entry.stat().map(|stat| stat.comm).unwrap_or_default(),
+        name,
         exe: exe.filter(|path| path.as_os_str().len() <= MAX_EXE),
         uid,
-    }
+    })
 }
 
 impl<L: SocketLookup> Attribution for Processes<L> {
