@@ -99,6 +99,8 @@ pub(super) struct Shared {
     /// What was in flight at the last tick.
     pub(super) mark: Cell<Mark>,
     sent: Cell<Sent>,
+    /// The length of the segments that were queued last, in bytes.
+    pub(super) queued: Cell<u16>,
     ended: Rc<RefCell<Vec<u64>>>,
 }
 
@@ -164,6 +166,7 @@ impl Connection {
                 packets: 1,
                 again: 0,
             }),
+            queued: Cell::default(),
             ended,
         })));
         // SAFETY: the control block is live; `shared` outlives it, because Drop
@@ -344,7 +347,8 @@ impl Connection {
         // SAFETY: live. The bytes stay where they are until acknowledged: the
         // caller's duty, checked by `Outbox` in the join.
         let result = unsafe {
-            let usual = std::mem::replace(&mut (*pcb.as_ptr()).mss, self.segment_size());
+            let size = self.segment_size(&*pcb.as_ptr());
+            let usual = std::mem::replace(&mut (*pcb.as_ptr()).mss, size);
             let result = sys::tcp_write(pcb.as_ptr(), bytes.as_ptr().cast(), len, 0);
             (*pcb.as_ptr()).mss = usual;
             result

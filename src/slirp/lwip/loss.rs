@@ -58,12 +58,22 @@ impl Connection {
         }
     }
 
-    /// The length of segments that are queued from now on, in bytes.
-    pub(super) fn segment_size(&self) -> u16 {
-        if self.shared().recovery.borrow().is_none() {
-            return SEGMENT;
-        }
-        self.frame_mss().saturating_mul(SMALL_SEGMENT).min(SEGMENT)
+    /// The length of segments that are queued from now on, in bytes. lwIP fills up
+    /// the last that waits, and does not bear that it is longer than that.
+    pub(super) fn segment_size(&self, p: &sys::tcp_pcb) -> u16 {
+        let shared = self.shared();
+        let size = if shared.recovery.borrow().is_none() {
+            SEGMENT
+        } else {
+            self.frame_mss().saturating_mul(SMALL_SEGMENT).min(SEGMENT)
+        };
+        let size = if p.unsent.is_null() {
+            size
+        } else {
+            size.max(shared.queued.get())
+        };
+        shared.queued.set(size);
+        size
     }
 
     /// Prepares for a segment of the guest.
