@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::{FOLDER, read, read_json, run, script, world};
-use crate::harness::{Finished, World, require};
+use super::{FOLDER, PORT, read, read_json, run, script, world};
+use crate::harness::{Finished, REMOTE4, World, require};
 
 /// Behind the page: what the browser made of it, as JSON.
 const PROBE: &str = r#"<script>
@@ -137,8 +137,9 @@ fn bars_and_plots_are_where_the_figures_say() {
         .len();
     let covered = number(&report["throughput"]["interval_seconds"]) * intervals as f64;
     for area in areas {
-        assert_eq!(number(&area["left"]), 0.0, "{area}");
-        assert_eq!(number(&area["bottom"]), 100.0, "{area}");
+        for (side, place) in [("left", 0.0), ("bottom", 100.0)] {
+            assert!((number(&area[side]) - place).abs() < 0.01, "{side}: {area}");
+        }
         let right = (covered / duration * 1000.0).min(1000.0);
         assert!(
             (number(&area["right"]) - right).abs() < 0.1,
@@ -195,11 +196,13 @@ fn hostile_words_and_programs_stay_text() {
     let (world, _servers) = world();
     let script = "<script>document.title='owned'</script>";
     let quote = "\"><img src=x onerror=\"document.title='owned'\">";
-    // The interpreter's name is that of the process.
+    // A process has the name of its file.
     world
         .outer
         .ok("cp $(readlink -f $(command -v nc)) '/run/reports/<b onload=x>'");
-    let command = format!("'{FOLDER}/<b onload=x>' -z 192.0.2.1 7000; exit 0");
+    // It lives for long enough to be seen.
+    let command =
+        format!("(echo get 100; sleep 0.5) | '{FOLDER}/<b onload=x>' {REMOTE4} {PORT}; exit 0");
     let finished = run(
         &world,
         &["r.html"],
