@@ -39,14 +39,14 @@ use self::line::Line;
 use self::local::{DnsAnswer, Services};
 use self::metrics::Metrics;
 use self::observe::Watching;
-use self::sampler::Sampler;
+use self::sampler::{FLOWS_PER_LOOK, Looked, Sampler};
 use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
 use crate::observe::rates::Bytes;
 use crate::observe::report::{self, Figures, Frames};
-use crate::policy::{Exposed, Policy};
+use crate::policy::{Exposed, Policy, Protocol};
 use crate::services::dns::{DnsError, Resolver};
 use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp, Telling};
 use crate::tap::Link;
@@ -362,8 +362,7 @@ impl Gateway {
         let more_work = self.slirp.work();
         self.services.borrow_mut().poll(now, &mut self.slirp);
         if self.sampler.is_on() {
-            let buffers = self.slirp.memory_used();
-            self.sampler.look(now, self.passed(), buffers);
+            self.sample(now);
         }
         self.watching.take_events(&mut self.slirp);
         Ok(
@@ -429,6 +428,25 @@ impl Gateway {
         }
     }
 
+    /// Looks at what is for summaries and reports.
+    fn sample(&mut self, now: Instant) {
+        let buffers = self.slirp.memory_used();
+        let passed = self.passed();
+        if self.sampler.look(now, passed, buffers) == Looked::Flows {
+            let flows = self.slirp.flows_after(None).take(FLOWS_PER_LOOK);
+            // A socket's datagrams may be those of many flows.
+            let flows = flows.filter(|flow| flow.protocol == Protocol::Tcp);
+            let bytes = flows.map(|flow| {
+                let bytes = Bytes {
+                    from_guest: flow.from_guest,
+                    to_guest: flow.to_guest,
+                };
+                (flow.id.raw(), bytes)
+            });
+            self.sampler.follow(now, bytes);
+        }
+    }
+
     /// What there is to say at the end besides flows.
     fn figures(self, counters: &Counters) -> Figures {
         let ended = Instant::now();
@@ -441,14 +459,15 @@ impl Gateway {
             from_guest: frames(self.received),
             to_guest: frames(self.link.sent()),
         };
-        let (began, rates, peak_buffers) = self.sampler.end(ended, passed);
+        let sampled = self.sampler.end(ended, passed);
         let dropped = counters.drops();
         Figures {
-            began,
+            began: sampled.began,
             ended,
             link,
-            rates,
-            peak_buffers,
+            rates: sampled.rates,
+            followed: sampled.followed,
+            peak_buffers: sampled.peak_buffers,
             dropped: dropped
                 .map(|(reason, count)| (control::name_of(reason), count))
                 .collect(),

@@ -59,6 +59,7 @@ def get(at, count):
     while s.recv(65536): pass
 held = socket.create_connection(('{other6}', {PORT}), 5)
 held.sendall(b'echo\\n')
+held.sendall(b'x' * 5000)
 get('www.example', {BYTES})
 time.sleep(0.4)
 get('{other4}', 1000)
@@ -70,6 +71,7 @@ try:
     socket.create_connection(('{REMOTE4}', 1), 5)
 except ConnectionRefusedError:
     pass
+held.sendall(b'x' * 9000)
 raise SystemExit(3)"
     )
 }

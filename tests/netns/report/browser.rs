@@ -30,6 +30,8 @@ const found = {
       from: Math.min(...boxes.map(b => b.x)) / whole,
       to: Math.max(...boxes.map(b => b.x + b.width)) / whole,
       open: boxes[boxes.length - 1].x / whole,
+      shape: [...g.querySelectorAll("path.activity")].map(p => p.getBBox())
+        .map(b => [b.x / 1000, (b.x + b.width) / 1000, b.height])[0],
       row: boxes[0].y, shown: g.getBoundingClientRect().height > 0,
       text: g.querySelector("title").textContent,
     };
@@ -95,6 +97,7 @@ fn bars_and_plots_are_where_the_figures_say() {
     let bars = found["bars"].as_array().expect("bars");
     assert_eq!(bars.len(), flows.len(), "{found:#}");
     let duration = number(&report["duration_seconds"]);
+    let mut shapes = 0;
     for (row, (flow, bar)) in flows.iter().zip(bars).enumerate() {
         assert_eq!(flow["number"], bar["number"]);
         let verdict = format!("v-{}", flow["verdict"].as_str().expect("a verdict"));
@@ -118,9 +121,18 @@ fn bars_and_plots_are_where_the_figures_say() {
                 "{place}: {bar} is not {flow:#} of {duration} s"
             );
         }
+        if flow.get("activity").is_some() {
+            let [left, right, height] = [0, 1, 2].map(|at| number(&bar["shape"][at]));
+            assert!(left > number(&bar["from"]) - 0.001, "{bar}");
+            assert!(right < number(&bar["to"]) + 0.001, "{bar}");
+            assert!((height - 100.0).abs() < 0.01, "{bar}");
+            shapes += 1;
+        }
         assert_eq!(number(&bar["row"]), (row * 20 + 5) as f64);
         assert_eq!(bar["shown"], true, "{bar}");
     }
+    // That which stays open.
+    assert!(shapes >= 1, "{report:#}");
     let names: Vec<&str> = found["names"]
         .as_array()
         .expect("names")
