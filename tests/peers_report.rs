@@ -69,7 +69,8 @@ fn a_gateway_that_failed_as_often_as_it_worked_has_no_median() {
     results.fail(&cell, "gw", "connection refused");
     assert_eq!(results.find("tcp-crr").expect("row").median("gw"), None);
     assert!(
-        markdown::document(&results, None).contains("tcp-crr, gw, 1 times: connection refused")
+        markdown::document(&results, markdown::Targets::Check, None)
+            .contains("tcp-crr, gw, 1 times: connection refused")
     );
 }
 
@@ -113,8 +114,16 @@ fn a_target_that_is_missed_says_no() {
 }
 
 #[test]
+fn gw_beside_itself_has_no_targets() {
+    let text = markdown::document(&results(), markdown::Targets::Leave, None);
+    assert!(text.starts_with("# What watching and hurting cost\n"));
+    assert!(!text.contains("## Targets"));
+    assert!(text.contains("15.0x"), "{text}");
+}
+
+#[test]
 fn the_table_has_a_line_per_cell_and_columns_that_line_up() {
-    let text = markdown::document(&results(), Some("peers.svg"));
+    let text = markdown::document(&results(), markdown::Targets::Check, Some("peers.svg"));
     let header = "|                                     |   gw | slirp4netns | pasta | gw / slirp4netns | gw / pasta |";
     assert!(text.contains(header), "{text}");
     let line = "| tcp-up-1500-1-v4-loopback, Gbit/s ↑ | 27.0 |        1.80 |  0.20 |            15.0x |       135x |";
@@ -205,6 +214,6 @@ fn the_run_without_a_gateway_is_shown_but_not_a_peer() {
     let up = cell("tcp-up-1500-1-v4-loopback", Better::Higher);
     results.add(&up, "none", 99.0);
     assert_eq!(results.peers(), ["slirp4netns", "pasta"]);
-    assert!(!markdown::document(&results, None).contains("gw / none"));
-    assert!(markdown::document(&results, None).contains("99.0"));
+    assert!(!markdown::document(&results, markdown::Targets::Check, None).contains("gw / none"));
+    assert!(markdown::document(&results, markdown::Targets::Check, None).contains("99.0"));
 }

@@ -40,6 +40,7 @@ use clap::Parser;
 use self::error::{Context, Error, Result};
 use self::gateway::{Baseline, Gateway, Gw, Pasta, Role, Slirp4netns};
 use self::options::Options;
+use self::report::markdown::Targets;
 use self::report::model::{Contender, Results};
 use self::report::{markdown, svg, targets};
 
@@ -77,20 +78,7 @@ fn failure(error: &Error) -> ExitCode {
 
 /// Measures and reports.
 fn measure(options: &Options) -> Result<()> {
-    let pid_file = fence::scratch()?.join("pasta.pid");
-    let mut candidates: Vec<Box<dyn Gateway>> = vec![
-        Box::new(Gw {
-            program: options
-                .gw
-                .clone()
-                .unwrap_or_else(|| env!("CARGO_BIN_EXE_gw").into()),
-        }),
-        Box::new(Slirp4netns),
-        Box::new(Pasta { pid_file }),
-    ];
-    if options.baseline {
-        candidates.push(Box::new(Baseline));
-    }
+    let candidates = candidates(options)?;
     let mut results = Results {
         facts: facts(options),
         ..Results::default()
@@ -124,6 +112,35 @@ fn measure(options: &Options) -> Result<()> {
     }
     run::run(&gateways, options, &mut results);
     report(options, &results)
+}
+
+/// Who is to take part, ours first.
+fn candidates(options: &Options) -> Result<Vec<Box<dyn Gateway>>> {
+    let scratch = fence::scratch()?;
+    let program = options
+        .gw
+        .clone()
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_gw").into());
+    let mut candidates: Vec<Box<dyn Gateway>> = vec![Box::new(Gw::plain(program.clone()))];
+    if let Some(other) = &options.against {
+        candidates.push(Box::new(Gw {
+            name: "other build",
+            ..Gw::plain(other.clone())
+        }));
+    }
+    if options.costs {
+        for variant in Gw::with_costs(&program, &scratch) {
+            candidates.push(Box::new(variant));
+        }
+    } else {
+        let pid_file = scratch.join("pasta.pid");
+        candidates.push(Box::new(Slirp4netns));
+        candidates.push(Box::new(Pasta { pid_file }));
+    }
+    if options.baseline {
+        candidates.push(Box::new(Baseline));
+    }
+    Ok(candidates)
 }
 
 /// What a reader must know about the run.
@@ -175,19 +192,25 @@ fn facts(options: &Options) -> Vec<(String, String)> {
 
 /// Prints the tables and writes the files.
 fn report(options: &Options, results: &Results) -> Result<()> {
-    println!("{}", markdown::document(results, None));
+    let (name, targets) = if options.costs {
+        ("costs", Targets::Leave)
+    } else {
+        ("peers", Targets::Check)
+    };
+    println!("{}", markdown::document(results, targets, None));
     let json = json(results)?;
     if let Some(file) = &options.json {
         write(file, &json)?;
     }
     if let Some(directory) = &options.out {
         std::fs::create_dir_all(directory).context(|| format!("making {}", directory.display()))?;
-        write(
-            &directory.join("peers.md"),
-            &markdown::document(results, Some("peers.svg")),
-        )?;
-        write(&directory.join("peers.json"), &json)?;
-        write(&directory.join("peers.svg"), &svg::plot(results))?;
+        let plot = (!options.costs).then_some("peers.svg");
+        let document = markdown::document(results, targets, plot);
+        write(&directory.join(format!("{name}.md")), &document)?;
+        write(&directory.join(format!("{name}.json")), &json)?;
+        if let Some(plot) = plot {
+            write(&directory.join(plot), &svg::plot(results))?;
+        }
     }
     Ok(())
 }

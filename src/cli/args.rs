@@ -12,6 +12,7 @@ use super::ctl::CtlArgs;
 use super::doctor::DoctorArgs;
 use super::links::{self, LinkSpec};
 use super::speedtest::SpeedtestArgs;
+use super::top::TopArgs;
 use super::values;
 use crate::capture::CaptureSpec;
 use crate::config::Outbound;
@@ -106,6 +107,16 @@ guest's port.
 unit passed. 'auto[:ADDR][,except=PORTS]' publishes what programs of the guest listen on, for as \
 long as they do, on localhost or ADDR";
 
+const PCAP_HELP: &str = "\
+Write what passes the guest's link to a file that Wireshark reads; repeatable. FILE may be a FIFO, \
+or '-' for standard output ('--pcap - | tshark -r -'). It is pcapng, with interfaces, directions \
+and comments; classic pcap if its name ends in .pcap. A comma in its name takes a backslash in front.
+
+OPTIONS are 'snaplen=N', the bytes of each packet that are kept; 'size=100M', after which another \
+file FILE_00002_DATE is begun; 'files=5', how many of them are kept; 'segment=off', which stores \
+frames of up to 64 KiB as they pass instead of the packets that they become; and as the last \
+'filter=EXPR', which takes the rest: 'filter=tcp port 80 or host 192.0.2.1', as for tcpdump";
+
 /// Everything that can be written on the command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -119,7 +130,7 @@ long as they do, on localhost or ADDR";
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
     max_term_width = 100,
-    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]\n       gw serve --link <SPEC>... [OPTIONS]\n       gw ctl <PATH> <VERB> [OPTIONS]\n       gw slirp4netns [OPTIONS] <PID|PATH|FD> [TAPNAME]\n       gw speedtest [OPTIONS]\n       gw doctor [--json]"
+    override_usage = "gw --netns <PID|PATH|NAME> [OPTIONS]\n       gw run [OPTIONS] [-- CMD ARGS...]\n       gw serve --link <SPEC>... [OPTIONS]\n       gw ctl <PATH> <VERB> [OPTIONS]\n       gw top [OPTIONS] <PATH>\n       gw slirp4netns [OPTIONS] <PID|PATH|FD> [TAPNAME]\n       gw speedtest [OPTIONS]\n       gw doctor [--json]"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -185,6 +196,9 @@ pub(crate) enum Command {
     /// Asks or tells a running gateway, through the socket it was given with --control
     #[command(max_term_width = 100)]
     Ctl(CtlArgs),
+    /// Shows a running gateway's flows live, and lets them be killed or impaired
+    #[command(max_term_width = 100)]
+    Top(TopArgs),
     /// Says whether gw works on this machine, and what to do where it does not
     ///
     /// One line for each thing that gw needs or can make use of: pass, warning (gw works, with
@@ -329,7 +343,9 @@ pub(crate) struct GatewayArgs {
     /// name that ends in .pcap is written in the old format
     #[arg(
         long,
-        value_name = "FILE[,snaplen=N,size=SIZE,files=N,filter=EXPR]",
+        value_name = "FILE[,OPTIONS]",
+        allow_hyphen_values = true,
+        long_help = PCAP_HELP,
         help_heading = "Watching"
     )]
     pub(crate) pcap: Vec<CaptureSpec>,
@@ -351,12 +367,12 @@ pub(crate) struct GatewayArgs {
     pub(crate) impair: Vec<Rule>,
 
     /// Delay every packet, both ways, by so many milliseconds
-    #[arg(long, value_name = "MS", help_heading = "Impairment")]
-    pub(crate) latency: Option<f64>,
+    #[arg(long, value_name = "MS", value_parser = values::latency, allow_negative_numbers = true, help_heading = "Impairment")]
+    pub(crate) latency: Option<Rule>,
 
     /// Lose this share of the packets, both ways, from 0 to 1
-    #[arg(long, value_name = "SHARE", help_heading = "Impairment")]
-    pub(crate) loss: Option<f64>,
+    #[arg(long, value_name = "SHARE", value_parser = values::loss, allow_negative_numbers = true, help_heading = "Impairment")]
+    pub(crate) loss: Option<Rule>,
 
     /// Write '1' to this file descriptor when traffic flows, then close it
     #[arg(long, value_name = "FD", value_parser = values::fd, allow_hyphen_values = true, help_heading = "Process")]

@@ -24,6 +24,7 @@ pub mod slirp4netns;
 pub mod speedtest;
 mod stats;
 mod summary;
+mod top;
 mod values;
 
 use std::io;
@@ -137,6 +138,9 @@ pub fn main() -> ExitCode {
     if let Some(Command::Ctl(args)) = &cli.command {
         return ctl::run(args);
     }
+    if let Some(Command::Top(args)) = &cli.command {
+        return top::run(args);
+    }
     if let Some(Command::Doctor(args)) = &cli.command {
         return doctor::run(args);
     }
@@ -185,8 +189,10 @@ fn execute(invocation: &Invocation) -> Exit {
     } = invocation;
     let log_default = match mode {
         Mode::Attach { .. } | Mode::Serve(_) => LevelFilter::INFO,
-        // Nobody could know the ports that the system chooses otherwise.
-        Mode::Run(_) if summary::chooses_ports(config) => LevelFilter::INFO,
+        // Nobody could know the ports and seeds that are chosen otherwise.
+        Mode::Run(_) if summary::chooses_ports(config) || summary::chooses_seeds(config) => {
+            LevelFilter::INFO
+        }
         // The command writes to the same place.
         Mode::Run(_) => LevelFilter::WARN,
     };

@@ -10,16 +10,22 @@ use super::args::{
 };
 use super::links::{LinkSpec, LinkSpecError};
 use super::values::{self, BadValue};
+use crate::capture::Target;
 use crate::config::{
     Config, Configure, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig, ObserveConfig, Summary,
 };
 use crate::forward::{AutoPublish, ForwardSpec, PublishOption};
-use crate::net::{AddressPlan, MacAddr, Mtu};
+use crate::gateway::random_seed;
+use crate::impair::{MAX_RULES, Rule, RulesError};
+use crate::net::{AddressPlan, Mtu, gateway_mac};
 use crate::observe::LogTarget;
 use crate::observe::report::output::{self, ReportError};
 use crate::policy::HostLoopback;
 use crate::tap::netns::NetnsTarget;
 use crate::tap::switch::MAX_PORTS;
+
+/// The descriptor of standard output.
+const STDOUT: i32 = 1;
 
 /// Where the host's resolver settings are.
 pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -39,6 +45,9 @@ pub(crate) enum UsageError {
     /// One descriptor for two purposes.
     #[error("--ready-fd and --exit-fd are both {0}; give each a pipe of its own")]
     SameFd(i32),
+    /// More rules of impairment than there can be.
+    #[error(transparent)]
+    Rules(RulesError),
     /// `.` among other search domains.
     #[error("--search . means no search domains; leave it out beside others")]
     SearchDot,
@@ -74,6 +83,15 @@ pub(crate) enum UsageError {
     /// A report that could not be written.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// Two streams into one another.
+    #[error("{0} and {1} would both be written to standard output; name a file for one of them")]
+    TwoOnStdout(&'static str, &'static str),
+    /// The command writes there too.
+    #[error(
+        "the command of 'gw run' writes to standard output, and a capture among that cannot be \
+         read; name a file or a FIFO, like --pcap >(wireshark -k -i -)"
+    )]
+    StdoutIsTheCommands,
     /// A link that makes no sense.
     #[error("{0}")]
     Link(#[from] LinkSpecError),
@@ -183,6 +201,9 @@ pub(crate) fn resolve(cli: Cli) -> Result<Invocation, UsageError> {
         config.interface.processes = GuestSockets::Followed;
     }
     config.observe.reports = reports;
+    if matches!(mode, Mode::Run(_)) && captures_to_stdout(&config.observe) > 0 {
+        return Err(UsageError::StdoutIsTheCommands);
+    }
     Ok(Invocation {
         config,
         mode,
@@ -214,6 +235,10 @@ fn links(mut links: Vec<LinkSpec>, gateway: GatewayArgs) -> Result<Invocation, U
     let config = config(interface, gateway, &mut warnings)?;
     if config.auto_publish.is_some() {
         return Err(UsageError::AutoWithoutNamespace);
+    }
+    let mut descriptors = links.iter().flat_map(LinkSpec::descriptors);
+    if captures_to_stdout(&config.observe) > 0 && descriptors.any(|fd| fd == STDOUT) {
+        return Err(UsageError::TwoOnStdout("the link", "--pcap -"));
     }
     Ok(Invocation {
         config,
@@ -309,7 +334,7 @@ fn config(
     }
     let plan = plan(&args, warnings)?;
     let (forwards, auto_publish) = forwards(&args)?;
-    Ok(Config {
+    let config = Config {
         dns: dns(&args)?,
         plan,
         interface: InterfaceConfig {
@@ -341,14 +366,29 @@ fn config(
             },
             reports: Vec::new(),
         },
-        impairments: args.impair,
+        impairments: impairments([args.latency, args.loss], args.impair)?,
         memory: args.memory,
         ready_fd: args.ready_fd,
         exit_fd: args.exit_fd,
         pid_file: args.pid_file,
         control: args.control,
         slirp4netns_api: None,
-    })
+    };
+    match (
+        captures_to_stdout(&config.observe),
+        &config.observe.flow_log,
+    ) {
+        (0, _) | (1, None | Some(LogTarget::Fd(_) | LogTarget::Path(_))) => Ok(config),
+        (1, Some(LogTarget::Stdout)) => Err(UsageError::TwoOnStdout("--flow-log -", "--pcap -")),
+        _ => Err(UsageError::TwoOnStdout("--pcap -", "another --pcap -")),
+    }
+}
+
+fn captures_to_stdout(observe: &ObserveConfig) -> usize {
+    let captures = observe.captures.iter();
+    captures
+        .filter(|capture| capture.target == Target::Stdout)
+        .count()
 }
 
 /// Whether anybody may want to know the processes that flows belong to.
@@ -358,6 +398,19 @@ fn processes(args: &GatewayArgs) -> GuestSockets {
     } else {
         GuestSockets::Unseen
     }
+}
+
+/// The rules in order, their seeds chosen: what is said of them at the start is
+/// how to repeat them.
+fn impairments(short: [Option<Rule>; 2], rules: Vec<Rule>) -> Result<Vec<Rule>, UsageError> {
+    let mut rules: Vec<Rule> = short.into_iter().flatten().chain(rules).collect();
+    if rules.len() > MAX_RULES {
+        return Err(UsageError::Rules(RulesError::TooMany));
+    }
+    for rule in &mut rules {
+        rule.choose_seed(random_seed);
+    }
+    Ok(rules)
 }
 
 /// Published ports, exposed ones, and whether the guest's are followed.
@@ -403,19 +456,11 @@ fn plan(args: &GatewayArgs, warnings: &mut Vec<String>) -> Result<AddressPlan, U
         v6 = None;
     }
     Ok(AddressPlan {
+        gateway_mac: gateway_mac(v4.as_ref(), v6.as_ref()),
         v4,
         v6,
-        gateway_mac: random_mac(),
         mtu: args.mtu,
     })
-}
-
-/// A MAC address of the gateway's own. Where the system has no randomness yet
-/// any will do: there are two stations on the link.
-pub(super) fn random_mac() -> MacAddr {
-    let mut bytes = [0x02, 0x67, 0x77, 0x00, 0x00, 0x02];
-    let _ = getrandom::fill(&mut bytes);
-    MacAddr::local_from(bytes)
 }
 
 fn dns(args: &GatewayArgs) -> Result<Option<DnsConfig>, UsageError> {

@@ -40,6 +40,7 @@ use super::{Exit, Failure, resolv_conf, runtime, summary};
 use crate::config::{Config, Configure};
 use crate::forward::ForwardInfo;
 use crate::gateway::{End, Gateway, Inherited, StopReason};
+use crate::observe::Sink;
 use crate::observe::report::{self, CommandEnd};
 use crate::tap::netns::{Received, handover_pair, receive};
 use crate::tap::sys::{self, Child};
@@ -92,11 +93,7 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
         passed: handles.take_passed(),
         sockets,
         owners,
-        sinks: handles
-            .take_sinks()
-            .into_iter()
-            .chain(closing.sinks())
-            .collect(),
+        sinks: sinks(&mut handles, &closing),
     };
     let mut ready = |forwards: &[ForwardInfo]| {
         for warning in made.warnings.iter().cloned().chain(handles.announce()) {
@@ -108,7 +105,8 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
         {
             voice.show(&summary::shell_line(config));
         }
-        if let Some(line) = summary::ports_line(config, forwards) {
+        let ports = summary::ports_line(config, forwards);
+        for line in ports.into_iter().chain(summary::seeds_line(config)) {
             match voice.audience() {
                 Audience::Person => voice.show(&format!("{line}\n")),
                 Audience::Log => tracing::info!("{line}"),
@@ -144,6 +142,13 @@ pub(super) fn run(config: &Config, mode: &RunMode, voice: Voice) -> Result<Exit,
         End::Asked(_) => Ok(exit_of(status?)),
         End::LinkGone(_) => Err(Failure::LinkGone),
     }
+}
+
+/// What takes what is told of flows.
+fn sinks(handles: &mut Handles, closing: &Closing) -> Vec<Box<dyn Sink>> {
+    let mut sinks = handles.take_sinks();
+    sinks.extend(closing.sinks());
+    sinks
 }
 
 /// Passes signals on to the command for as long as there are any.

@@ -52,6 +52,7 @@ pub(crate) fn links_line(config: &Config, links: &[LinkSpec], forwards: &[Forwar
     );
     parts.push(format!("DNS {}", told_dns(config)));
     parts.extend(ports_line(config, forwards));
+    parts.extend((!config.impairments.is_empty()).then(|| impaired_line(config)));
     parts.join("; ")
 }
 
@@ -94,6 +95,39 @@ fn common(text: &mut String, config: &Config, dns: &str, forwards: &[ForwardInfo
     if let Some(auto) = followed(config) {
         line(text, "published", &auto);
     }
+    for rule in impaired(config) {
+        line(text, "impaired", &rule);
+    }
+}
+
+/// Rules of impairment, and the seeds that were chosen for them.
+fn impaired(config: &Config) -> impl Iterator<Item = String> {
+    config
+        .impairments
+        .iter()
+        .map(|rule| match rule.chosen_seed() {
+            Some(seed) => format!("{rule} seed={seed}"),
+            None => rule.to_string(),
+        })
+}
+
+/// The same in one line, when a seed was chosen: nobody could repeat the run
+/// otherwise.
+pub(crate) fn seeds_line(config: &Config) -> Option<String> {
+    chooses_seeds(config).then(|| impaired_line(config))
+}
+
+fn impaired_line(config: &Config) -> String {
+    let rules: Vec<String> = impaired(config).map(|rule| format!("'{rule}'")).collect();
+    format!("impaired {}", rules.join(", "))
+}
+
+/// True when a seed was chosen that its user has to be told.
+pub(crate) fn chooses_seeds(config: &Config) -> bool {
+    config
+        .impairments
+        .iter()
+        .any(|rule| rule.chosen_seed().is_some())
 }
 
 /// The same in one line, for logs.
@@ -106,6 +140,7 @@ pub(crate) fn log_line(config: &Config, made: &Made, forwards: &[ForwardInfo]) -
     );
     parts.push(format!("DNS {}", dns(config)));
     parts.extend(ports_line(config, forwards));
+    parts.extend((!config.impairments.is_empty()).then(|| impaired_line(config)));
     parts.join("; ")
 }
 

@@ -8,6 +8,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::config::Outbound;
 use crate::forward::{Expose, PublishOption, SpecError};
+use crate::impair::Rule;
 use crate::net::{MacAddr, Mtu, PlanV4, PlanV6};
 use crate::policy::{HostLoopback, PortRange};
 use crate::tap::netns::{NetnsTarget, is_interface_name};
@@ -262,6 +263,31 @@ fn dns_name(text: &str) -> Parsed<String> {
             "'{text}' is not a domain name; use letters, digits, '-' and '_' between dots \
              (other scripts in their xn-- form)"
         ))
+    }
+}
+
+/// `--latency`: milliseconds, as a rule for everything.
+pub(crate) fn latency(text: &str) -> Parsed<Rule> {
+    match format!("delay={text}ms").parse() {
+        Ok(rule) => Ok(rule),
+        Err(_) => bad("write milliseconds, 0 to 600000, like 80 or 0.5; \
+             --impair 'down delay=80ms' is for one direction"),
+    }
+}
+
+/// `--loss`: a share, as a rule for everything.
+pub(crate) fn loss(text: &str) -> Parsed<Rule> {
+    let share: Option<f64> = text
+        .parse()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share));
+    let rule = share.map(|share| format!("loss={}%", share * 100.0));
+    match rule.and_then(|rule| rule.parse().ok()) {
+        Some(rule) => Ok(rule),
+        None => bad(
+            "write a share from 0 to 1: 0.01 loses one packet in a hundred; \
+             --impair 'down loss=1%' is for one direction",
+        ),
     }
 }
 

@@ -13,7 +13,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 pub use self::error::{ErrorBody, ErrorCode, RequestError};
+use crate::capture::{CaptureId, CaptureSpec};
 use crate::forward::{Expose, ForwardId, ForwardSpec, Origin, Publish};
+use crate::impair::{Rule, RuleCounts, RuleId};
 
 /// Version of the protocol: counted up when a client of the version before
 /// would misunderstand. New verbs and new members of replies do not count.
@@ -100,6 +102,43 @@ pub enum Request {
     Ports {},
     /// Counts and sizes.
     Statistics {},
+    /// Replace all rules of impairment; when one is wrong nothing changes. Each
+    /// begins anew, its schedule as well.
+    ImpairSet {
+        /// In order.
+        rules: Vec<Rule>,
+    },
+    /// Put a rule behind the others.
+    ImpairAdd {
+        /// Which.
+        rule: Box<Rule>,
+    },
+    /// Take a rule away; what it holds back comes when it was to come.
+    ImpairRemove {
+        /// As the list of rules says.
+        id: RuleId,
+    },
+    /// The rules of impairment in order, and what they did.
+    ImpairList {},
+    /// Start a capture. It is answered when its file is open.
+    CaptureStart {
+        /// Of what, where to: as `--pcap` has it, with an absolute path.
+        capture: CaptureSpec,
+    },
+    /// End a capture. It is answered when its file is complete.
+    CaptureStop {
+        /// Which; `None`: the only one there is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<CaptureId>,
+    },
+    /// Go on with a capture in another file. It is answered when that is begun.
+    CaptureRotate {
+        /// Which; `None`: the only one there is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<CaptureId>,
+    },
+    /// The captures, by id.
+    CaptureList {},
     /// How much is logged from now on.
     Log {
         /// The least important that is.
@@ -295,8 +334,25 @@ pub enum Reply {
         /// In the order in which they came.
         ports: Vec<Port>,
     },
+    /// The capture that was started.
+    Capture {
+        /// Its id.
+        id: CaptureId,
+    },
+    /// All captures: there are 16 at most.
+    Captures {
+        /// By id.
+        captures: Vec<Capture>,
+    },
     /// Counts and sizes.
     Statistics(Box<Statistics>),
+    /// All rules of impairment: there are 64 at most.
+    Impairments {
+        /// In order.
+        rules: Vec<Impairment>,
+    },
+    /// The rule that was added.
+    Impairment(Box<Impairment>),
 }
 
 /// Who this is.
@@ -445,6 +501,55 @@ pub struct Port {
     pub not_sent: u64,
     /// Frames that came in and made no sense.
     pub malformed: u64,
+}
+
+/// A rule of impairment as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Impairment {
+    /// Never used twice.
+    pub id: RuleId,
+    /// As it was written.
+    pub rule: Rule,
+    /// Where its generators started: the same once more gives the same fates. None
+    /// for what draws nothing.
+    pub seed: Option<u64>,
+    /// Whether its schedule has it in force at the moment.
+    pub in_force: bool,
+    /// What it did to packets from the guest.
+    pub up: RuleCounts,
+    /// What it did to packets to the guest.
+    pub down: RuleCounts,
+}
+
+/// A capture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// Never used twice.
+    pub id: CaptureId,
+    /// As it was asked for.
+    pub capture: CaptureSpec,
+    /// How far it is.
+    pub state: CaptureState,
+    /// The file being written; none before a FIFO has a reader.
+    pub file: Option<String>,
+    /// Packets in all its files.
+    pub packets: u64,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Packets that were lost, because what it is written to is too slow.
+    pub lost: u64,
+}
+
+/// How far a capture is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptureState {
+    /// Nobody reads its FIFO yet.
+    Waiting,
+    /// It captures.
+    Running,
+    /// It writes what is left.
+    Ending,
 }
 
 /// Counts and sizes.

@@ -1,6 +1,7 @@
 //! Answers to the clients of the control sockets, given by the loop between two
 //! rounds. Each takes a bounded time: lists come in pages.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -105,6 +106,9 @@ impl Gateway {
 
     /// Does what a client asks and answers it, should it still be there.
     pub(super) fn do_command(&mut self, command: Command) -> ControlFlow<StopReason> {
+        let Some(command) = self.do_capture(command) else {
+            return ControlFlow::Continue(());
+        };
         let stops = command.request == Request::Shutdown {};
         let processes = matches!(
             command.request,
@@ -145,8 +149,17 @@ impl Gateway {
             Request::Leases {} => Ok(self.leases()),
             Request::Ports {} => self.list_ports(),
             Request::Statistics {} => self.statistics(),
+            Request::ImpairSet { rules } => self.set_rules(rules),
+            Request::ImpairAdd { rule } => self.add_rule(*rule),
+            Request::ImpairRemove { id } => self.remove_rule(id),
+            Request::ImpairList {} => Ok(self.list_rules()),
             Request::Log { level } => self.set_log_level(level),
             Request::Shutdown {} => Ok(Reply::Done {}),
+            // Done by `do_capture`, whose answers come later.
+            Request::CaptureStart { .. }
+            | Request::CaptureStop { .. }
+            | Request::CaptureRotate { .. }
+            | Request::CaptureList {} => Err(RequestError::Stopping),
         }
     }
 
@@ -336,13 +349,17 @@ impl Gateway {
             budget: control.memory,
         };
         let drops = self.slirp.counters().drops();
+        let mut dropped: BTreeMap<String, u64> =
+            drops.map(|(why, count)| (name_of(why), count)).collect();
+        self.link
+            .look_at_impairment(|impairment| impairment.add_drops(&mut dropped));
         Ok(Reply::Statistics(Box::new(Statistics {
             uptime_seconds: control.started.elapsed().as_secs(),
             flows: FlowCounts { tcp, udp },
             memory,
             from_guest: self.received,
             to_guest: self.link.sent(),
-            dropped: drops.map(|(why, count)| (name_of(why), count)).collect(),
+            dropped,
         })))
     }
 

@@ -16,30 +16,68 @@ use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::capture::Wiretap;
+use super::impaired::Impaired;
 use crate::control::proto::Traffic;
+use crate::impair::NoNames;
 use crate::net::Offload;
 use crate::slirp::Outlet;
 use crate::tap::switch::PortInfo;
-use crate::tap::{Link, Received};
+use crate::tap::{Course, Link, Received, Watched};
+
+/// The guest's own wire: the link with its captures.
+#[derive(Debug)]
+pub(super) struct Wire {
+    link: Box<dyn Link>,
+    /// `None`: nothing is captured, or the link itself shows what passes it.
+    capture: Option<Wiretap>,
+}
+
+impl Wire {
+    pub(super) fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {
+        let received = self.link.recv(buf)?;
+        if let Some(capture) = &self.capture {
+            let frame = &buf[..received.len];
+            capture.show(Course::In, &received.offload, &[IoSlice::new(frame)]);
+        }
+        Ok(received)
+    }
+
+    pub(super) fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
+        self.link.send(offload, frame)?;
+        if let Some(capture) = &self.capture {
+            capture.show(Course::Out, offload, frame);
+        }
+        Ok(())
+    }
+}
 
 /// See the module's documentation.
 #[derive(Debug)]
 struct Attached {
-    link: Box<dyn Link>,
+    wire: Wire,
+    /// `None` until there are rules.
+    impairment: Option<Box<Impaired>>,
 }
 
 impl Attached {
     fn recv(&mut self, buf: &mut [u8]) -> io::Result<Received> {
-        self.link.recv(buf)
+        match &mut self.impairment {
+            None => self.wire.recv(buf),
+            Some(impairment) => impairment.recv(&mut self.wire, buf),
+        }
     }
 
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        self.link.send(offload, frame)
+        match &mut self.impairment {
+            None => self.wire.send(offload, frame),
+            Some(impairment) => impairment.send(&mut self.wire, offload, frame),
+        }
     }
 
     /// When [`Attached::recv`] is to be called though the link has nothing.
     fn next_deadline(&self) -> Option<Instant> {
-        None
+        self.impairment.as_ref()?.next_deadline()
     }
 }
 
@@ -82,7 +120,13 @@ impl Drop for Line {
 impl Line {
     pub(super) fn new(link: Box<dyn Link>) -> Self {
         Self(LineOutlet {
-            attached: Rc::new(RefCell::new(Some(Attached { link }))),
+            attached: Rc::new(RefCell::new(Some(Attached {
+                wire: Wire {
+                    link,
+                    capture: None,
+                },
+                impairment: None,
+            }))),
             sent: Rc::default(),
         })
     }
@@ -108,7 +152,45 @@ impl Line {
     /// Looks at the link itself.
     pub(super) fn with_link<T>(&self, look: impl FnOnce(&dyn Link) -> T) -> Option<T> {
         let attached = self.0.attached.borrow();
-        attached.as_ref().map(|attached| look(&*attached.link))
+        attached.as_ref().map(|attached| look(&*attached.wire.link))
+    }
+
+    /// Does something with the rules, which are made of nothing if there were
+    /// none yet. `None` without a link.
+    pub(super) fn with_impairment<T>(&self, act: impl FnOnce(&mut Impaired) -> T) -> Option<T> {
+        let mut attached = self.0.attached.borrow_mut();
+        let impairment = &mut attached.as_mut()?.impairment;
+        Some(act(impairment.get_or_insert_with(|| {
+            Box::new(Impaired::new(Rc::new(NoNames)))
+        })))
+    }
+
+    /// Lets the schedules of the rules begin.
+    pub(super) fn start_schedules(&self, now: Instant) {
+        let mut attached = self.0.attached.borrow_mut();
+        if let Some(impairment) = attached.as_mut().and_then(|a| a.impairment.as_mut()) {
+            impairment.start(now);
+        }
+    }
+
+    /// Looks at the rules; `None` when there never were any.
+    pub(super) fn look_at_impairment<T>(&self, look: impl FnOnce(&Impaired) -> T) -> Option<T> {
+        let attached = self.0.attached.borrow();
+        attached.as_ref()?.impairment.as_deref().map(look)
+    }
+
+    /// Captures what passes the link, or nothing any more. Says who shows it;
+    /// `None` without a link.
+    pub(super) fn capture(&self, wiretap: Option<Wiretap>) -> Option<Watched> {
+        let mut attached = self.0.attached.borrow_mut();
+        let wire = &mut attached.as_mut()?.wire;
+        let watcher = wiretap.clone().map(Wiretap::into_watcher);
+        let watched = wire.link.watch_frames(watcher);
+        wire.capture = match watched {
+            Watched::ByTheLink => None,
+            Watched::ByWhoUsesIt => wiretap,
+        };
+        Some(watched)
     }
 
     pub(super) fn ports(&self) -> Vec<PortInfo> {

@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use super::{Gateway, GatewayError, control};
 use crate::config::Config;
 use crate::control::socket::{Listening, bind_control};
-use crate::observe::MetricsAt;
 use crate::observe::metrics::{self, Asker, FlowCounts, Listener, Port, Question, Snapshot};
 use crate::observe::report::{Frames, Link};
+use crate::observe::{MetricsAt, Sink};
 use crate::slirp::DropReason;
 
 /// Questions answered before frames get their turn.
@@ -68,8 +68,8 @@ impl Metrics {
     }
 
     /// What is to hear of flows.
-    pub(super) const fn counts(&self) -> &Arc<FlowCounts> {
-        &self.counts
+    pub(super) fn sink(&self) -> Box<dyn Sink> {
+        self.counts.sink()
     }
 }
 

@@ -9,13 +9,16 @@
 //! deadline, a DNS answer, a command or the end wakes it. Everything slow (DNS, for one)
 //! runs as tasks of that runtime, between rounds.
 
+mod capture;
 mod control;
 mod forwards;
+mod impaired;
+mod impairing;
 mod line;
 mod local;
 mod metrics;
-mod observe;
 mod sampler;
+mod watching;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -31,22 +34,25 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::mpsc;
 
+use self::capture::Capturing;
 use self::control::Control;
 pub use self::control::SetLogLevel;
 pub use self::forwards::Inherited;
 use self::forwards::Ports;
+pub use self::impaired::random_seed;
 use self::line::Line;
 use self::local::{DnsAnswer, Services};
 use self::metrics::Metrics;
-use self::observe::Watching;
-use self::sampler::{FLOWS_PER_LOOK, Looked, Sampler};
+use self::sampler::Sampler;
+use self::watching::Watching;
+use crate::capture::CaptureError;
 use crate::config::{Config, IcmpPolicy};
 use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
-use crate::observe::rates::Bytes;
-use crate::observe::report::{self, Figures, Frames};
-use crate::policy::{Exposed, Policy, Protocol};
+use crate::impair::RulesError;
+use crate::observe::report::Figures;
+use crate::policy::{Exposed, Policy};
 use crate::services::dns::{DnsError, Resolver};
 use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp, Telling};
 use crate::tap::Link;
@@ -125,6 +131,12 @@ pub enum GatewayError {
     /// A port cannot be published or exposed.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    /// The rules of impairment are too many.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    /// A capture cannot be written.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// epoll or the runtime failed.
     #[error("the event loop failed: {0}")]
     EventLoop(#[source] io::Error),
@@ -138,6 +150,7 @@ pub struct Gateway {
     answers: mpsc::Receiver<DnsAnswer>,
     ports: Ports,
     watching: Watching,
+    capturing: Capturing,
     /// `None` without control sockets.
     control: Option<Control>,
     set_log_level: Option<SetLogLevel>,
@@ -180,9 +193,6 @@ impl Gateway {
         link: Box<dyn Link>,
         mut inherited: Inherited,
     ) -> Result<Self, GatewayError> {
-        let metrics = Metrics::new(config)?;
-        let counting = metrics.as_ref().map(|metrics| metrics.counts().sink());
-        inherited.sinks.extend(counting);
         let sockets = HostSockets {
             outbound4: config.outbound4.clone(),
             outbound6: config.outbound6.clone(),
@@ -190,6 +200,15 @@ impl Gateway {
         sockets.check()?;
         let uso = link.caps().uso;
         let link = Line::new(link);
+        if !config.impairments.is_empty() {
+            link.with_impairment(|impairment| {
+                impairment.set(config.impairments.clone(), Instant::now())
+            })
+            .transpose()?;
+        }
+        let metrics = Metrics::new(config)?;
+        let mut sinks = mem::take(&mut inherited.sinks);
+        sinks.extend(metrics.as_ref().map(Metrics::sink));
         let now = Instant::now();
         let (services, answers) = Services::new(config, now)?;
         let services = Rc::new(RefCell::new(services));
@@ -206,7 +225,7 @@ impl Gateway {
             memory: config.memory,
             descriptors: descriptors().saturating_sub(listeners(config)),
             uso,
-            events: match inherited.sinks.is_empty() {
+            events: match sinks.is_empty() {
                 true => Telling::Off,
                 false => Telling::On,
             },
@@ -214,26 +233,30 @@ impl Gateway {
             local: Box::new(Rc::clone(&services)),
         };
         let mut slirp = Slirp::new(parts, now).map_err(GatewayError::Start)?;
-        let (sinks, owners) = (mem::take(&mut inherited.sinks), inherited.owners.take());
+        let owners = inherited.owners.take();
         let names = services.borrow().resolver().map(Resolver::names);
         let watching = Watching::start(sinks, owners, names).map_err(GatewayError::Start)?;
         let ports = Ports::new(config, inherited, descriptors(), &mut slirp, now)?;
         if let Some(watched) = link.with_link(|link| slirp.watch(link.readiness())) {
             watched.map_err(GatewayError::Start)?;
         }
-        Ok(Self {
+        let mut gateway = Self {
             slirp,
             link,
             services,
             answers,
             ports,
             watching,
+            capturing: Capturing::new(config),
             control: Control::new(config, now)?,
             set_log_level: None,
             received: Traffic::default(),
             sampler: Sampler::new(&config.observe, now),
             metrics,
-        })
+        };
+        // Last: a file that is there is emptied.
+        gateway.start_captures(&config.observe.captures)?;
+        Ok(gateway)
     }
 
     /// The forwards as they stand.
@@ -267,6 +290,7 @@ impl Gateway {
                     .map_err(GatewayError::EventLoop)?;
                 self.slirp.reset_all();
                 self.watching.finish(&mut self.slirp);
+                self.capturing.finish();
                 let counters = self.slirp.counters().clone();
                 let figures = self.figures(&counters);
                 Ok(Ended {
@@ -291,6 +315,7 @@ impl Gateway {
         if let Some(control) = &mut self.control {
             control.start(self.set_log_level.take());
         }
+        self.link.start_schedules(Instant::now());
         if let Some(metrics) = &mut self.metrics {
             metrics.start();
         }
@@ -329,7 +354,7 @@ impl Gateway {
             }
             self.ports.poll(now, &mut self.slirp);
             let deadline = self.next_deadline(last_traffic);
-            self.slirp.wake_by(deadline)?;
+            self.slirp.wake_by(deadline, now)?;
             tokio::select! {
                 biased;
                 reason = &mut stop => return Ok(End::Asked(reason)),
@@ -358,6 +383,10 @@ impl Gateway {
                 return Ok(Round::LinkGone(error));
             }
         };
+        if frames > 0 {
+            // Before the guest has its answer: its process may not live long.
+            self.watching.take_events(&mut self.slirp);
+        }
         let seen = self.slirp.poll_host()?;
         let more_work = self.slirp.work();
         self.services.borrow_mut().poll(now, &mut self.slirp);
@@ -416,62 +445,6 @@ impl Gateway {
         .into_iter()
         .flatten()
         .min()
-    }
-}
-
-impl Gateway {
-    /// Bytes of frames until now.
-    fn passed(&self) -> Bytes {
-        Bytes {
-            from_guest: self.received.bytes,
-            to_guest: self.link.sent().bytes,
-        }
-    }
-
-    /// Looks at what is for summaries and reports.
-    fn sample(&mut self, now: Instant) {
-        let buffers = self.slirp.memory_used();
-        let passed = self.passed();
-        if self.sampler.look(now, passed, buffers) == Looked::Flows {
-            let flows = self.slirp.flows_after(None).take(FLOWS_PER_LOOK);
-            // A socket's datagrams may be those of many flows.
-            let flows = flows.filter(|flow| flow.protocol == Protocol::Tcp);
-            let bytes = flows.map(|flow| {
-                let bytes = Bytes {
-                    from_guest: flow.from_guest,
-                    to_guest: flow.to_guest,
-                };
-                (flow.id.raw(), bytes)
-            });
-            self.sampler.follow(now, bytes);
-        }
-    }
-
-    /// What there is to say at the end besides flows.
-    fn figures(self, counters: &Counters) -> Figures {
-        let ended = Instant::now();
-        let passed = self.passed();
-        let frames = |traffic: Traffic| Frames {
-            frames: traffic.frames,
-            bytes: traffic.bytes,
-        };
-        let link = report::Link {
-            from_guest: frames(self.received),
-            to_guest: frames(self.link.sent()),
-        };
-        let sampled = self.sampler.end(ended, passed);
-        let dropped = counters.drops();
-        Figures {
-            began: sampled.began,
-            ended,
-            link,
-            rates: sampled.rates,
-            followed: sampled.followed,
-            peak_buffers: sampled.peak_buffers,
-            dropped: dropped
-                .map(|(reason, count)| (control::name_of(reason), count))
-                .collect(),
-        }
     }
 }
 

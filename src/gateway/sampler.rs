@@ -5,17 +5,21 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use super::{Gateway, control};
 use crate::config::{ObserveConfig, Summary};
+use crate::control::proto::Traffic;
 use crate::observe::rates::{Bytes, FIRST_INTERVAL, Rates};
-use crate::observe::report::{Followed, MAX_FLOW_INTERVALS, MAX_FOLLOWED};
+use crate::observe::report::{Figures, Followed, Frames, Link, MAX_FLOW_INTERVALS, MAX_FOLLOWED};
+use crate::policy::Protocol;
+use crate::slirp::Counters;
 
 /// Flows looked at each time. Each costs a system call, and the data path waits
 /// meanwhile: a thousandth of its time in all.
-pub(super) const FLOWS_PER_LOOK: usize = 128;
+const FLOWS_PER_LOOK: usize = 128;
 
 /// What a look has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Looked {
+enum Looked {
     /// It is not time yet, or there is nothing new.
     Nothing,
     /// Something passed, and the flows may be looked at.
@@ -62,7 +66,7 @@ impl Sampler {
     }
 
     /// Looks, after each round.
-    pub(super) fn look(&mut self, now: Instant, passed: Bytes, buffers: usize) -> Looked {
+    fn look(&mut self, now: Instant, passed: Bytes, buffers: usize) -> Looked {
         let Some(since) = self.since else {
             return Looked::Nothing;
         };
@@ -87,7 +91,7 @@ impl Sampler {
     }
 
     /// So many bytes have passed in each of these flows until now.
-    pub(super) fn follow(&mut self, now: Instant, flows: impl Iterator<Item = (u64, Bytes)>) {
+    fn follow(&mut self, now: Instant, flows: impl Iterator<Item = (u64, Bytes)>) {
         let (Some(since), Some(followed)) = (self.since, &mut self.followed) else {
             return;
         };
@@ -115,7 +119,7 @@ impl Sampler {
     }
 
     /// The last look.
-    pub(super) fn end(mut self, now: Instant, passed: Bytes) -> Sampled {
+    fn end(mut self, now: Instant, passed: Bytes) -> Sampled {
         self.next = now;
         self.look(now, passed, 0);
         Sampled {
@@ -129,15 +133,71 @@ impl Sampler {
 
 /// What there is at the end.
 #[derive(Debug)]
-pub(super) struct Sampled {
+struct Sampled {
     /// When traffic began to flow, by both clocks.
-    pub(super) began: (Instant, SystemTime),
+    began: (Instant, SystemTime),
     /// Bytes over time.
-    pub(super) rates: Rates,
+    rates: Rates,
     /// Bytes that flows held at most.
-    pub(super) peak_buffers: usize,
+    peak_buffers: usize,
     /// Bytes over time of flows.
-    pub(super) followed: Followed,
+    followed: Followed,
+}
+
+impl Gateway {
+    /// Bytes of frames until now.
+    pub(super) fn passed(&self) -> Bytes {
+        Bytes {
+            from_guest: self.received.bytes,
+            to_guest: self.link.sent().bytes,
+        }
+    }
+
+    /// Looks at what is for summaries and reports.
+    pub(super) fn sample(&mut self, now: Instant) {
+        let buffers = self.slirp.memory_used();
+        let passed = self.passed();
+        if self.sampler.look(now, passed, buffers) == Looked::Flows {
+            let flows = self.slirp.flows_after(None).take(FLOWS_PER_LOOK);
+            // A socket's datagrams may be those of many flows.
+            let flows = flows.filter(|flow| flow.protocol == Protocol::Tcp);
+            let bytes = flows.map(|flow| {
+                let bytes = Bytes {
+                    from_guest: flow.from_guest,
+                    to_guest: flow.to_guest,
+                };
+                (flow.id.raw(), bytes)
+            });
+            self.sampler.follow(now, bytes);
+        }
+    }
+
+    /// What there is to say at the end besides flows.
+    pub(super) fn figures(self, counters: &Counters) -> Figures {
+        let ended = Instant::now();
+        let passed = self.passed();
+        let frames = |traffic: Traffic| Frames {
+            frames: traffic.frames,
+            bytes: traffic.bytes,
+        };
+        let link = Link {
+            from_guest: frames(self.received),
+            to_guest: frames(self.link.sent()),
+        };
+        let sampled = self.sampler.end(ended, passed);
+        let dropped = counters.drops();
+        Figures {
+            began: sampled.began,
+            ended,
+            link,
+            rates: sampled.rates,
+            followed: sampled.followed,
+            peak_buffers: sampled.peak_buffers,
+            dropped: dropped
+                .map(|(reason, count)| (control::name_of(reason), count))
+                .collect(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -241,15 +241,5 @@ impl Schedule {
     }
 }
 
-/// Knows no names.
-#[derive(Debug, Clone, Copy)]
-pub struct Nameless;
-
-impl Names for Nameless {
-    fn any_like(&self, _addr: std::net::IpAddr, _pattern: &super::NamePattern) -> bool {
-        false
-    }
-}
-
 #[cfg(test)]
 mod tests;

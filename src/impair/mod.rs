@@ -7,17 +7,35 @@
 //! asks; who terminates flows (`slirp`) and names (`services`) asks for
 //! [`TcpFault`] and [`DnsFault`].
 
+mod dice;
+mod effect;
 mod faults;
+mod frame;
+mod held;
+mod names;
+mod preset;
+mod series;
 mod spec;
+mod units;
+mod wire;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
-pub use self::faults::{Beginning, DnsFate, Faults, Nameless};
-pub use self::spec::RuleError;
+pub use self::effect::{
+    Bursts, Distribution, Loss, MAX_DELAY, Order, PacketEffect, Rate, Rates, Share,
+};
+pub use self::faults::{Beginning, DnsFate, Faults};
+pub use self::held::{Intact, MAX_HELD_BYTES};
+pub use self::names::NoNames;
+pub use self::series::{
+    Due, Entered, Impairment, RuleCounts, RuleId, RuleInfo, RulesError, Totals,
+};
+pub use self::spec::{MAX_RULE, RuleError};
 use crate::policy::PortRange;
 
 /// Rules of one gateway, at most.
@@ -27,7 +45,8 @@ pub const MAX_RULES: usize = 64;
 ///
 /// Rules apply in the order given, each to what the one before let through, like
 /// wires behind each other. [`Effect::Pass`] ends the series for what matches.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Rule {
     /// As it was written: what lists call it.
     pub text: String,
@@ -39,6 +58,35 @@ pub struct Rule {
     pub schedule: Schedule,
     /// What.
     pub effect: Effect,
+}
+
+impl Rule {
+    /// Lets its generator start at what `seed` gives, if chance has a part in it
+    /// and it does not say where.
+    pub fn choose_seed(&mut self, seed: impl FnOnce() -> u64) {
+        if let Effect::Packets(effect) = &mut self.effect
+            && effect.draws()
+            && effect.seed.is_none()
+        {
+            effect.seed = Some(seed());
+        }
+    }
+
+    /// Where its generator starts, if it has one.
+    #[must_use]
+    pub const fn seed(&self) -> Option<u64> {
+        match &self.effect {
+            Effect::Packets(effect) => effect.seed,
+            Effect::Pass | Effect::Tcp(_) | Effect::Dns(_) => None,
+        }
+    }
+
+    /// The seed that was chosen for it, as its text does not say one.
+    #[must_use]
+    pub fn chosen_seed(&self) -> Option<u64> {
+        let is_said = self.text.split(' ').any(|word| word.starts_with("seed="));
+        self.seed().filter(|_| !is_said)
+    }
 }
 
 impl fmt::Display for Rule {
@@ -56,6 +104,26 @@ pub enum Way {
     Down,
     /// Both, each with a generator and a queue of its own. The default.
     Both,
+}
+
+/// Where a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the guest.
+    Up,
+    /// To the guest.
+    Down,
+}
+
+impl Way {
+    /// True when `direction` is one of them.
+    #[must_use]
+    pub const fn includes(self, direction: Direction) -> bool {
+        matches!(
+            (self, direction),
+            (Self::Both, _) | (Self::Up, Direction::Up) | (Self::Down, Direction::Down)
+        )
+    }
 }
 
 /// What a rule is for: all that is given must match.
@@ -115,8 +183,22 @@ pub struct Schedule {
     pub lasts: Option<Duration>,
 }
 
+impl Schedule {
+    /// True when a rule that was set up at `since` is in force at `now`.
+    #[must_use]
+    pub fn is_in_force(&self, since: Instant, now: Instant) -> bool {
+        let Some(past) = now
+            .checked_duration_since(since)
+            .and_then(|age| age.checked_sub(self.at))
+        else {
+            return false;
+        };
+        self.lasts.is_none_or(|lasts| past < lasts)
+    }
+}
+
 /// What a rule does.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// What matches is left alone by the rules behind this one.
     Pass,
@@ -127,10 +209,6 @@ pub enum Effect {
     /// Something becomes of the resolver's answers.
     Dns(DnsFault),
 }
-
-/// What becomes of packets; see docs/impairment.md for each.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PacketEffect {}
 
 /// What only the end of a connection can do to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -196,4 +274,10 @@ pub enum DnsFault {
 pub trait Names {
     /// True when one of the names that led to `addr` is like `pattern`.
     fn any_like(&self, addr: IpAddr, pattern: &NamePattern) -> bool;
+
+    /// Another number whenever [`Names::any_like`] may say something else than
+    /// before, so that answers can be remembered; `None`: they cannot.
+    fn version(&self) -> Option<u64> {
+        None
+    }
 }

@@ -8,7 +8,7 @@ mod plan;
 pub use mac::{MacAddr, ParseMacError};
 pub use mtu::{Mtu, MtuOutOfRange};
 pub use offload::{Checksum, Gso, GsoKind, Medium, Offload};
-pub use plan::{AddressPlan, PlanError, PlanV4, PlanV6};
+pub use plan::{AddressPlan, PlanError, PlanV4, PlanV6, gateway_mac};
 
 /// Bytes that any frame fits in: a 65535-byte IP packet, an Ethernet header and
 /// a little room.

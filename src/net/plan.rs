@@ -24,6 +24,23 @@ pub struct AddressPlan {
     pub mtu: Mtu,
 }
 
+/// The gateway's Ethernet address on a network: the same whenever it is started, so
+/// that guests who outlive it need not learn another, and two gateways on one wire
+/// differ as their IP addresses do. `52:55:` and the IPv4 address; without IPv4
+/// `52:56:` and four bytes of the IPv6 network.
+#[must_use]
+pub fn gateway_mac(v4: Option<&PlanV4>, v6: Option<&PlanV6>) -> MacAddr {
+    let v6 = || {
+        let prefix = v6.map_or([0; 16], |plan| plan.gateway.octets());
+        [0x52, 0x56, prefix[0], prefix[1], prefix[6], prefix[7]]
+    };
+    let bytes = v4.map_or_else(v6, |plan| {
+        let [a, b, c, d] = plan.gateway.octets();
+        [0x52, 0x55, a, b, c, d]
+    });
+    MacAddr(bytes)
+}
+
 /// IPv4 part of an [`AddressPlan`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanV4 {
@@ -223,6 +240,17 @@ mod tests {
         assert_eq!(v6.gateway.to_string(), "fd00::2");
         assert_eq!(v6.dns.to_string(), "fd00::3");
         assert_eq!(v6.guest.to_string(), "fd00::100");
+    }
+
+    #[test]
+    fn the_gateways_hardware_address_is_that_of_its_network() {
+        let v4 = |net: &str| PlanV4::new(net.parse().expect("net")).expect("plan");
+        let v6 = PlanV6::new("fd12:3456:789a:1::/64".parse().expect("net")).expect("plan");
+        let mac = |v4: Option<PlanV4>| gateway_mac(v4.as_ref(), Some(&v6)).to_string();
+        assert_eq!(mac(Some(v4("10.0.2.0/24"))), "52:55:0a:00:02:02");
+        assert_eq!(mac(Some(v4("10.0.3.0/24"))), "52:55:0a:00:03:02");
+        assert_eq!(mac(None), "52:56:fd:12:00:01");
+        assert!(gateway_mac(None, None).is_unicast());
     }
 
     #[test]

@@ -19,13 +19,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use humantime::format_rfc3339_micros;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
 use serde::Serialize;
 
 use super::names;
@@ -91,7 +92,9 @@ enum Kind {
     Regular,
     /// Holds a few pages for its reader.
     Pipe,
-    /// A socket or a device.
+    /// Holds what its buffer does.
+    Socket,
+    /// A terminal or another device.
     Other,
 }
 
@@ -114,6 +117,7 @@ impl FlowLog {
         let kind = match file.metadata().map(|data| data.file_type()) {
             Ok(kind) if kind.is_file() => Kind::Regular,
             Ok(kind) if kind.is_fifo() => Kind::Pipe,
+            Ok(kind) if kind.is_socket() => Kind::Socket,
             _ => Kind::Other,
         };
         Ok(Self {
@@ -196,12 +200,12 @@ impl Output {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         let most = match self.kind {
             Kind::Pipe => PIPE_BUF,
-            Kind::Regular | Kind::Other => MAX_WRITE,
+            Kind::Regular | Kind::Socket | Kind::Other => MAX_WRITE,
         };
         let batch = whole_lines(lines, most);
         let mut done = 0;
         while done < batch.len() {
-            match self.file.write(&batch[done..]) {
+            match self.write_some(&batch[done..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -218,6 +222,15 @@ impl Output {
             }
         }
         Ok(done)
+    }
+
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.kind == Kind::Socket {
+            // Whose file status others share: it may be a blocking one.
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            return Ok(send(self.file.as_raw_fd(), bytes, flags)?);
+        }
+        self.file.write(bytes)
     }
 
     /// Takes the last line of what was written off the file again, if it is not

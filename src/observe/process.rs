@@ -11,7 +11,9 @@
 //!
 //! A socket of several processes, such as a server's and those of its children, is
 //! put down to the one that is found first. What has closed its socket, or was never
-//! seen in `/proc`, has no process here: that is no error.
+//! seen in `/proc`, has no process here: that is no error. The look comes some
+//! hundred microseconds after a flow has begun, while its connection is being made;
+//! a program that closes its socket at once may be too fast for it.
 //!
 //! # Limits
 //!

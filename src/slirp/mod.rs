@@ -294,11 +294,12 @@ impl Slirp {
     }
 
     /// Makes [`Slirp::readiness`] tell of `deadline` as well, once it comes.
+    /// `now` is the time at this moment: a round takes some.
     ///
     /// # Errors
     /// As `timerfd_settime(2)`.
-    pub fn wake_by(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        self.core.reactor.wake_by(deadline, self.core.now)
+    pub fn wake_by(&mut self, deadline: Option<Instant>, now: Instant) -> io::Result<()> {
+        self.core.reactor.wake_by(deadline, now)
     }
 
     /// Lets [`Slirp::readiness`] tell of another descriptor as well.

@@ -12,6 +12,7 @@ mod attach_error;
 pub mod bess;
 pub mod fd;
 pub mod fdb;
+mod frame_watcher;
 pub mod framing;
 pub mod ip_ether;
 pub mod listen;
@@ -36,6 +37,7 @@ pub use attach_error::{
     APPARMOR_RESTRICTION, AttachError, Errno, JoinAction, NamespaceKind, sysctl, userns_remedy,
 };
 pub use bess::Bess;
+pub use frame_watcher::{Course, FrameWatcher, SharedWatcher, Watched};
 pub use ip_ether::{IpEther, IpGuest, IpPorts};
 pub use listening::{Listening, Seen, SocketWatch};
 pub use owners::{Owner, SocketOwners, Transport};
@@ -100,6 +102,12 @@ pub trait Link: fmt::Debug {
     /// for one that is not made of several.
     fn ports(&self) -> Vec<switch::PortInfo> {
         Vec::new()
+    }
+
+    /// Sets who looks at the frames of each port, from now on; `None`: nobody. For
+    /// links that are made of several.
+    fn watch_frames(&mut self, _watcher: Option<SharedWatcher>) -> Watched {
+        Watched::ByWhoUsesIt
     }
 }
 

@@ -39,7 +39,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::fdb::Fdb;
-use super::{Caps, Link, Medium, Offload, Received};
+use super::{Caps, Course, Link, Medium, Offload, Received, SharedWatcher, Watched};
 use crate::net::MacAddr;
 
 /// Ports at most: as many as a switch in a rack has, and some.
@@ -153,6 +153,8 @@ pub struct Switch {
     until_look: u32,
     gateway: MacAddr,
     next_id: u32,
+    /// Is shown every frame, at every port that it passes.
+    watcher: Option<SharedWatcher>,
 }
 
 /// Where a frame from a port goes.
@@ -183,6 +185,7 @@ impl Switch {
             until_look: TURNS_PER_LOOK,
             gateway,
             next_id: 1,
+            watcher: None,
         })
     }
 
@@ -369,25 +372,36 @@ impl Switch {
 
     fn send_to(&mut self, id: PortId, offload: &Offload, frame: &[IoSlice<'_>]) {
         if let Some(port) = self.ports.get_mut(&id) {
-            port.send(offload, frame);
+            port.send(id, self.watcher.as_ref(), offload, frame);
         }
     }
 
     fn flood(&mut self, except: Option<PortId>, offload: &Offload, frame: &[IoSlice<'_>]) {
         for (id, port) in &mut self.ports {
             if Some(*id) != except {
-                port.send(offload, frame);
+                port.send(*id, self.watcher.as_ref(), offload, frame);
             }
         }
     }
 }
 
 impl Port {
-    fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) {
+    fn send(
+        &mut self,
+        id: PortId,
+        watcher: Option<&SharedWatcher>,
+        offload: &Offload,
+        frame: &[IoSlice<'_>],
+    ) {
         // A link that is broken says so when it is read.
-        match self.link.send(offload, frame) {
-            Ok(()) => self.counters.sent += 1,
-            Err(_) => self.counters.not_sent += 1,
+        if self.link.send(offload, frame).is_err() {
+            self.counters.not_sent += 1;
+            return;
+        }
+        self.counters.sent += 1;
+        if let Some(watcher) = watcher {
+            let mut watcher = watcher.borrow_mut();
+            watcher.frame(id, &self.name, Course::Out, offload, frame);
         }
     }
 }
@@ -429,8 +443,13 @@ impl Link for Switch {
                 }
             };
             port.counters.received += 1;
-            self.give_turn(id);
             let frame = &buf[..received.len];
+            if let Some(watcher) = &self.watcher {
+                let mut watcher = watcher.borrow_mut();
+                let parts = [IoSlice::new(frame)];
+                watcher.frame(id, &port.name, Course::In, &received.offload, &parts);
+            }
+            self.give_turn(id);
             let Some(way) = self.way(id, frame) else {
                 if let Some(port) = self.ports.get_mut(&id) {
                     port.counters.malformed += 1;
@@ -474,6 +493,11 @@ impl Link for Switch {
 
     fn ports(&self) -> Vec<PortInfo> {
         Self::ports(self).collect()
+    }
+
+    fn watch_frames(&mut self, watcher: Option<SharedWatcher>) -> Watched {
+        self.watcher = watcher;
+        Watched::ByTheLink
     }
 }
 

@@ -6,15 +6,18 @@
 //! in, and `tests/run` for the one command that installs what they need.
 
 mod bubblewrap;
+mod capture;
 mod control;
 mod differential;
 mod dns;
 mod doctor;
 mod errors;
+mod flowlog;
 mod forward;
 mod guides;
 mod harness;
 mod icmp;
+mod impair;
 mod ip;
 mod kernel;
 mod lifecycle;

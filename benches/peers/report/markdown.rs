@@ -6,9 +6,22 @@ use super::format;
 use super::model::{Better, Results, Row};
 use super::targets::{self, Outcome};
 
+/// Whether a document is held against the targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Targets {
+    /// It is: gw beside its peers.
+    Check,
+    /// It is not: gw beside itself, with something switched on.
+    Leave,
+}
+
 /// The whole document.
-pub(crate) fn document(results: &Results, plot: Option<&str>) -> String {
-    let mut text = String::from("# gw and its peers\n\n");
+pub(crate) fn document(results: &Results, targets: Targets, plot: Option<&str>) -> String {
+    let title = match targets {
+        Targets::Check => "gw and its peers",
+        Targets::Leave => "What watching and hurting cost",
+    };
+    let mut text = format!("# {title}\n\n");
     for (name, fact) in &results.facts {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "- {name}: {fact}");
@@ -18,7 +31,7 @@ pub(crate) fn document(results: &Results, plot: Option<&str>) -> String {
     }
     text.push_str(
         "\nEvery value is the median over the rounds; a ratio is gw's median divided by the \
-         peer's. ↑: higher is better, ↓: lower is better.\n",
+         other's. ↑: higher is better, ↓: lower is better.\n",
     );
     if let Some(plot) = plot {
         let _ = writeln!(text, "\n![gw and its peers]({plot})");
@@ -26,11 +39,10 @@ pub(crate) fn document(results: &Results, plot: Option<&str>) -> String {
     for (group, rows) in results.groups() {
         let _ = writeln!(text, "\n## {group}\n\n{}", group_table(results, &rows));
     }
-    let _ = writeln!(
-        text,
-        "## Targets\n\n{}",
-        targets_table(&targets::check(results))
-    );
+    if targets == Targets::Check {
+        let outcomes = targets::check(results);
+        let _ = writeln!(text, "## Targets\n\n{}", targets_table(&outcomes));
+    }
     let failures = failures(results);
     if !failures.is_empty() {
         let _ = writeln!(text, "## Failures\n\n{failures}");

@@ -16,7 +16,7 @@ const MAX_ANSWER: u64 = 4 << 20;
 
 /// Why a gateway cannot be asked, or does not do it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CtlError {
+pub(in crate::cli) enum CtlError {
     /// No such file.
     #[error(
         "there is no '{0}': no gateway was started with --control {0}, or it has ended; \
@@ -63,22 +63,22 @@ pub(super) enum CtlError {
 
 /// An answer that is no error.
 #[derive(Debug)]
-pub(super) struct Answered {
+pub(in crate::cli) struct Answered {
     /// As it came.
-    pub(super) line: String,
+    pub(in crate::cli) line: String,
     /// What it says.
-    pub(super) reply: Reply,
+    pub(in crate::cli) reply: Reply,
 }
 
 /// A connection.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(in crate::cli) struct Client {
     stream: BufReader<UnixStream>,
     path: PathBuf,
 }
 
 impl Client {
-    pub(super) fn connect(path: &Path) -> Result<Self, CtlError> {
+    pub(in crate::cli) fn connect(path: &Path) -> Result<Self, CtlError> {
         let stream = UnixStream::connect(path).map_err(|e| not_connected(path, e))?;
         let client = Self {
             stream: BufReader::new(stream),
@@ -93,7 +93,7 @@ impl Client {
     }
 
     /// Asks, and waits for the answer.
-    pub(super) fn ask(&mut self, request: &Request) -> Result<Answered, CtlError> {
+    pub(in crate::cli) fn ask(&mut self, request: &Request) -> Result<Answered, CtlError> {
         let mut line = serde_json::to_vec(request).map_err(|e| self.broken(e.into()))?;
         line.push(b'\n');
         let written = self.stream.get_mut().write_all(&line);
@@ -132,7 +132,7 @@ impl Client {
     }
 
     /// Waits until the gateway has closed the connection.
-    pub(super) fn wait_for_end(&mut self) -> Result<(), CtlError> {
+    pub(in crate::cli) fn wait_for_end(&mut self) -> Result<(), CtlError> {
         match io::copy(&mut self.stream, &mut io::sink()) {
             Err(e) if !is_closed(&e) => Err(self.broken(e)),
             _ => Ok(()),

@@ -1,6 +1,6 @@
 //! `gw ctl`: asks a running gateway, through its control socket.
 
-mod client;
+pub(in crate::cli) mod client;
 mod show;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -16,11 +16,13 @@ use self::show::Style;
 use super::Exit;
 use super::messages::{print_failure, print_remedy};
 use super::values;
+use crate::capture::{CaptureId, CaptureSpec, Target};
 use crate::control::proto::{
     Cursor, FlowDirection, FlowFilter, FlowId, FlowProtocol, ForwardRef, LogLevel, Reply, Request,
 };
 use crate::forward::spec::{Expose, Publish};
 use crate::forward::{ForwardId, ForwardSpec};
+use crate::impair::{Rule, RuleId};
 
 /// Options of `gw ctl`.
 #[derive(Debug, Args)]
@@ -66,6 +68,16 @@ enum Verb {
     Ports,
     /// Counts and sizes
     Stats,
+    /// Rules of impairment: what becomes of the traffic
+    Impair {
+        #[command(subcommand)]
+        verb: ImpairVerb,
+    },
+    /// Captures: what passes the links, written to files that Wireshark reads
+    Capture {
+        #[command(subcommand)]
+        verb: CaptureVerb,
+    },
     /// Sets how much the gateway logs
     Log {
         /// The least important that is logged
@@ -109,6 +121,30 @@ enum HostVerb {
     List,
 }
 
+#[derive(Debug, Subcommand)]
+enum ImpairVerb {
+    /// Replaces all rules, written as with --impair; each begins anew
+    Set {
+        #[arg(value_name = "RULE", required = true)]
+        rules: Vec<Rule>,
+    },
+    /// Puts rules behind the others; prints their ids
+    Add {
+        #[arg(value_name = "RULE", required = true)]
+        rules: Vec<Rule>,
+    },
+    /// Takes rules away; what they hold back still comes when it was to come
+    Remove {
+        /// As 'list' shows them
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<u64>,
+    },
+    /// Lists the rules, with their seeds and what they did
+    List,
+    /// Takes all rules away
+    Clear,
+}
+
 #[derive(Debug, Args)]
 struct HostArgs {
     #[arg(value_name = "NAME=ADDR", required = true, value_parser = values::host)]
@@ -123,6 +159,32 @@ enum FlowsVerb {
         #[arg(value_name = "ID", required = true, value_parser = flow_id)]
         ids: Vec<FlowId>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum CaptureVerb {
+    /// Starts captures, written as with --pcap; prints their ids
+    Start {
+        #[arg(
+            value_name = "FILE[,snaplen=N,size=SIZE,files=N,segment=on|off,filter=EXPR]",
+            required = true
+        )]
+        captures: Vec<CaptureSpec>,
+    },
+    /// Ends captures, and waits until their files are complete
+    Stop {
+        /// As 'list' shows them [default: the only one there is]
+        #[arg(value_name = "ID")]
+        ids: Vec<NonZeroU32>,
+    },
+    /// Goes on with captures in other files, FILE_00002_DATE for FILE
+    Rotate {
+        /// As 'list' shows them [default: the only one there is]
+        #[arg(value_name = "ID")]
+        ids: Vec<NonZeroU32>,
+    },
+    /// Lists the captures that run
+    List,
 }
 
 #[derive(Debug, Args)]
@@ -289,6 +351,8 @@ fn task(verb: &Verb) -> Result<Task, String> {
         Verb::Leases => one(Request::Leases {}),
         Verb::Ports => one(Request::Ports {}),
         Verb::Stats => one(Request::Statistics {}),
+        Verb::Impair { verb } => impairments(verb),
+        Verb::Capture { verb } => Task::Each(captures(verb)?),
         Verb::Log { level } => one(Request::Log {
             level: (*level).into(),
         }),
@@ -326,6 +390,41 @@ fn forwards(verb: &ForwardVerb) -> Result<Task, String> {
     requests.map(Task::Each)
 }
 
+fn captures(verb: &CaptureVerb) -> Result<Vec<Request>, String> {
+    let each = |ids: &[NonZeroU32], request: fn(Option<CaptureId>) -> Request| match ids {
+        [] => vec![request(None)],
+        ids => ids.iter().map(|&id| request(Some(CaptureId(id)))).collect(),
+    };
+    Ok(match verb {
+        CaptureVerb::Start { captures } => {
+            let start = |spec: &CaptureSpec| {
+                let capture = from_here(spec.clone())?;
+                Ok(Request::CaptureStart { capture })
+            };
+            captures.iter().map(start).collect::<Result<_, String>>()?
+        }
+        CaptureVerb::Stop { ids } => each(ids, |id| Request::CaptureStop { id }),
+        CaptureVerb::Rotate { ids } => each(ids, |id| Request::CaptureRotate { id }),
+        CaptureVerb::List => vec![Request::CaptureList {}],
+    })
+}
+
+/// The same with a path that the gateway understands, wherever it was started.
+fn from_here(mut spec: CaptureSpec) -> Result<CaptureSpec, String> {
+    match &spec.target {
+        Target::Stdout => Err(
+            "'-' would be the gateway's standard output; name a file or a FIFO, or give gw --pcap -"
+                .to_owned(),
+        ),
+        Target::Path(path) => {
+            let path = std::path::absolute(path)
+                .map_err(|e| format!("cannot tell where '{}' is: {e}", path.display()))?;
+            spec.target = Target::Path(path);
+            Ok(spec)
+        }
+    }
+}
+
 fn publish(text: &str) -> Result<Publish, String> {
     if text.split([':', ',']).next() == Some("auto") {
         return Err("'auto' is for the start: give gw --publish auto".to_owned());
@@ -335,6 +434,28 @@ fn publish(text: &str) -> Result<Publish, String> {
 
 fn expose(text: &str) -> Result<Expose, String> {
     Expose::try_from(text.to_owned()).map_err(|e| e.to_string())
+}
+
+fn impairments(verb: &ImpairVerb) -> Task {
+    Task::Each(match verb {
+        ImpairVerb::Set { rules } => vec![Request::ImpairSet {
+            rules: rules.clone(),
+        }],
+        ImpairVerb::Add { rules } => {
+            let rules = rules.iter().cloned();
+            rules
+                .map(|rule| Request::ImpairAdd {
+                    rule: Box::new(rule),
+                })
+                .collect()
+        }
+        ImpairVerb::Remove { ids } => {
+            let ids = ids.iter().map(|&id| RuleId(id));
+            ids.map(|id| Request::ImpairRemove { id }).collect()
+        }
+        ImpairVerb::List => vec![Request::ImpairList {}],
+        ImpairVerb::Clear => vec![Request::ImpairSet { rules: Vec::new() }],
+    })
 }
 
 fn hosts(verb: &HostVerb) -> Task {

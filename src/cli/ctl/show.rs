@@ -4,10 +4,11 @@ use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use comfy_table::{CellAlignment, Table};
 
 use crate::control::proto::{
-    Flow, FlowDirection, FlowProtocol, FlowState, Forward, Hello, Host, Lease, Network, Port,
-    Reply, Statistics, Traffic,
+    Capture, CaptureState, Flow, FlowDirection, FlowProtocol, FlowState, Forward, Hello, Host,
+    Impairment, Lease, Network, Port, Reply, Statistics, Traffic,
 };
 use crate::forward::ForwardSpec;
+use crate::impair::{Direction, RuleCounts};
 
 /// How tables are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +31,11 @@ pub(super) fn text(reply: &Reply, style: Style) -> Option<String> {
         Reply::Flows { flows, .. } => flows_table(flows, style),
         Reply::Leases { leases } => leases_table(leases, style),
         Reply::Ports { ports } => ports_table(ports, style),
+        Reply::Capture { id } => id.to_string(),
+        Reply::Captures { captures } => captures_table(captures, style),
         Reply::Statistics(statistics) => lines(&counts(statistics)),
+        Reply::Impairments { rules } => rules_table(rules, style),
+        Reply::Impairment(rule) => rule.id.to_string(),
     };
     Some(text)
 }
@@ -202,6 +207,90 @@ fn ports_table(ports: &[Port], style: Style) -> String {
     table.to_string()
 }
 
+/// A row for each direction of each rule.
+fn rules_table(rules: &[Impairment], style: Style) -> String {
+    let header = [
+        "ID",
+        "Rule",
+        "Seed",
+        "Now",
+        "",
+        "Packets",
+        "Bytes",
+        "Lost",
+        "Copied",
+        "Reordered",
+        "Corrupted",
+        "Delayed",
+        "Queue full",
+    ];
+    let mut table = table(style, header, &[0, 2, 5, 6, 7, 8, 9, 10, 11, 12]);
+    for rule in rules {
+        let mut about = [
+            rule.id.to_string(),
+            rule.rule.to_string(),
+            rule.seed.map(|seed| seed.to_string()).unwrap_or_default(),
+            if rule.in_force { "on" } else { "off" }.to_owned(),
+        ];
+        for (direction, name, counts) in [
+            (Direction::Up, "up", rule.up),
+            (Direction::Down, "down", rule.down),
+        ] {
+            if rule.rule.way.includes(direction) {
+                let about = std::mem::take(&mut about).into_iter();
+                let counts = columns(counts).map(|count| count.to_string());
+                table.add_row(about.chain([name.to_owned()]).chain(counts));
+            }
+        }
+    }
+    table.to_string()
+}
+
+fn captures_table(captures: &[Capture], style: Style) -> String {
+    let header = ["ID", "Capture", "State", "File", "Packets", "Bytes", "Lost"];
+    let mut table = table(style, header, &[0, 4, 5, 6]);
+    for capture in captures {
+        let state = match capture.state {
+            CaptureState::Waiting => "waiting for a reader",
+            CaptureState::Running => "running",
+            CaptureState::Ending => "ending",
+        };
+        table.add_row([
+            capture.id.to_string(),
+            capture.capture.to_string(),
+            state.to_owned(),
+            capture.file.clone().unwrap_or_default(),
+            capture.packets.to_string(),
+            capture.bytes.to_string(),
+            capture.lost.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+const fn columns(counts: RuleCounts) -> [u64; 8] {
+    let RuleCounts {
+        packets,
+        bytes,
+        lost,
+        duplicated,
+        reordered,
+        corrupted,
+        delayed,
+        queue_dropped,
+    } = counts;
+    [
+        packets,
+        bytes,
+        lost,
+        duplicated,
+        reordered,
+        corrupted,
+        delayed,
+        queue_dropped,
+    ]
+}
+
 fn about(hello: &Hello) -> Vec<(String, String)> {
     let network = |network: &Option<Network>| match network {
         None => "none".to_owned(),
@@ -281,6 +370,7 @@ mod tests {
 
     use crate::control::proto::{Cursor, FlowCounts, FlowId, FlowProcess, Memory};
     use crate::forward::ForwardId;
+    use crate::impair::RuleId;
 
     #[test]
     fn durations() {
@@ -344,6 +434,35 @@ mod tests {
         let row = table.lines().last().expect("a row");
         let shown: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         assert_eq!(shown, cells, "{table}");
+        let counts = RuleCounts {
+            packets: 10,
+            bytes: 1000,
+            lost: 3,
+            ..RuleCounts::default()
+        };
+        let rules = Reply::Impairments {
+            rules: vec![Impairment {
+                id: RuleId(2),
+                rule: "loss=30%".parse().expect("a rule"),
+                seed: Some(7),
+                in_force: true,
+                up: counts,
+                down: RuleCounts::default(),
+            }],
+        };
+        let table = text(&rules, Style::Plain).expect("a table");
+        let rows = table.lines().skip(2).map(|row| {
+            let cells = row.trim_matches('|').split('|').map(str::trim);
+            cells.collect::<Vec<_>>().join(",")
+        });
+        assert_eq!(
+            rows.collect::<Vec<_>>(),
+            [
+                "2,loss=30%,7,on,up,10,1000,3,0,0,0,0,0",
+                ",,,,down,0,0,0,0,0,0,0,0"
+            ],
+            "{table}"
+        );
         let statistics = Reply::Statistics(Box::new(Statistics {
             uptime_seconds: 61,
             flows: FlowCounts { tcp: 2, udp: 1 },

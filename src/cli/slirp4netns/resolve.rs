@@ -11,13 +11,13 @@ use nix::sys::socket::{SockaddrLike as _, SockaddrStorage};
 
 use super::args::{Options, Target};
 use crate::cli::args::{DEFAULT_CIDR, DEFAULT_CIDR6};
-use crate::cli::resolve::{default_dns, random_mac};
+use crate::cli::resolve::default_dns;
 use crate::cli::values::{self, BadValue};
 use crate::config::{
     Config, Configure, DEFAULT_MEMORY, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig,
     ObserveConfig, Outbound,
 };
-use crate::net::{AddressPlan, MacAddr, Mtu, PlanV4, PlanV6};
+use crate::net::{AddressPlan, MacAddr, Mtu, PlanV4, PlanV6, gateway_mac};
 use crate::policy::HostLoopback;
 
 /// Bytes of a path that bind(2) takes, and one (`sun_path`).
@@ -177,7 +177,7 @@ fn plan(options: &Options, warnings: &mut Vec<String>) -> Result<AddressPlan, Un
             ..v4
         }),
         v6: plan_v6(options, mtu, warnings)?,
-        gateway_mac: random_mac(),
+        gateway_mac: gateway_mac(Some(&v4), None),
         mtu,
     })
 }

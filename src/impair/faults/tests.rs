@@ -1,5 +1,6 @@
 use std::net::IpAddr;
 
+use super::super::NoNames;
 use super::super::{Matcher, NamePattern, PacketEffect};
 use super::*;
 use crate::policy::PortRange;
@@ -80,7 +81,7 @@ fn the_first_fault_that_matches_counts() {
     let refuse = Some(TcpFault::Refuse);
     for (rules, expected) in [
         (&[][..], None),
-        (&[rule(Effect::Packets(PacketEffect {}))], None),
+        (&[rule(Effect::Packets(PacketEffect::default()))], None),
         (&[rule(REFUSE), rule(STALL)], refuse),
         (&[to("192.0.2.0/24", REFUSE), rule(STALL)], refuse),
         (&[to("198.51.100.0/24", STALL), rule(REFUSE)], refuse),
@@ -152,13 +153,13 @@ fn schedules_count_from_when_the_rules_were_set_up() {
         (1_000_000, Some(TcpFault::Stall)),
     ] {
         let now = start + Duration::from_millis(at);
-        let fault = faults.tcp(now, flow(Party::Guest), &Nameless);
+        let fault = faults.tcp(now, flow(Party::Guest), &NoNames);
         assert_eq!(fault, expected, "{at} ms");
     }
     assert_eq!(faults.hits().collect::<Vec<_>>(), [(0, 2), (1, 2)]);
     // A clock that goes back a little is no reason to panic.
     let before = start.checked_sub(SECOND).expect("some uptime");
-    assert_eq!(faults.tcp(before, flow(Party::Guest), &Nameless), None);
+    assert_eq!(faults.tcp(before, flow(Party::Guest), &NoNames), None);
 }
 
 #[test]
