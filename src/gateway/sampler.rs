@@ -3,6 +3,7 @@
 //! Bytes over time are looked at every [`FIRST_INTERVAL`], and only while there is
 //! something new: a gateway that has nothing to do stays asleep.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Gateway, control};
@@ -186,6 +187,11 @@ impl Gateway {
         };
         let sampled = self.sampler.end(ended, passed);
         let dropped = counters.drops();
+        let mut dropped: BTreeMap<String, u64> = dropped
+            .map(|(reason, count)| (control::name_of(reason), count))
+            .collect();
+        self.link
+            .look_at_impairment(|impairment| impairment.add_drops(&mut dropped));
         Figures {
             began: sampled.began,
             ended,
@@ -193,9 +199,7 @@ impl Gateway {
             rates: sampled.rates,
             followed: sampled.followed,
             peak_buffers: sampled.peak_buffers,
-            dropped: dropped
-                .map(|(reason, count)| (control::name_of(reason), count))
-                .collect(),
+            dropped,
         }
     }
 }

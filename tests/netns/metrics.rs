@@ -52,7 +52,8 @@ fn figure(text: &str, name: &str) -> f64 {
 fn busy() -> (World, Running, Gw) {
     let world = World::new();
     let server = tcp_server(&world.remote, PORT);
-    let gw = Gw::attach(&world, &["--metrics", AT]);
+    // A capture, for its figures.
+    let gw = Gw::attach(&world, &["--metrics", AT, "--pcap", "/run/x.pcapng"]);
     world
         .guest
         .py(&format!("download({REMOTE4:?}, {PORT}, {})", 1 << 20));
@@ -107,7 +108,8 @@ fn the_reference_implementation_reads_them() {
         READER.replace('\'', "\"")
     ));
     let read = read.success().stdout;
-    let document = include_str!("../../docs/metrics.md");
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+    let document = std::fs::read_to_string(document).expect("the document is there");
     let listed = document.lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| `")?.split('|');
         let name = cells.next()?.trim().trim_end_matches('`');

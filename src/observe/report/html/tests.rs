@@ -116,27 +116,3 @@ fn attributes(page: &str) -> Vec<(String, String)> {
     }
     found
 }
-
-#[test]
-#[ignore = "for the eye"]
-fn zz_sample() {
-    std::fs::write(
-        "/tmp/report-sample.html",
-        page(&super::super::tests::large()),
-    )
-    .expect("w");
-    std::fs::write("/tmp/report-small.html", page(&example())).expect("w");
-    std::fs::write("/tmp/report-hostile.html", page(&hostile())).expect("w");
-}
-
-#[test]
-#[ignore = "for the eye"]
-fn zz_sample() {
-    std::fs::write(
-        "/tmp/report-sample.html",
-        page(&super::super::tests::large()),
-    )
-    .expect("w");
-    std::fs::write("/tmp/report-small.html", page(&example())).expect("w");
-    std::fs::write("/tmp/report-hostile.html", page(&hostile())).expect("w");
-}
