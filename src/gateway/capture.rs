@@ -97,6 +97,11 @@ impl Capturing {
         }
     }
 
+    /// Those that run.
+    pub(super) fn list(&self) -> Vec<CaptureInfo> {
+        self.wiretap.captures.borrow_mut().list()
+    }
+
     /// Writes what is left, and ends them.
     pub(super) fn finish(&self) {
         self.wiretap.captures.borrow_mut().finish();
@@ -194,7 +199,7 @@ impl Gateway {
                     .rotate(id, answer);
             }
             Request::CaptureList {} => {
-                let captures = self.capturing.wiretap.captures.borrow_mut().list();
+                let captures = self.capturing.list();
                 let captures = captures.into_iter().map(listed).collect();
                 let _ = reply.send(Ok(Reply::Captures { captures }));
             }

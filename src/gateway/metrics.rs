@@ -1,5 +1,6 @@
 //! Figures for the clients of `--metrics`, given by the loop between two rounds.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -119,9 +120,16 @@ impl Gateway {
         let used = self.slirp.memory_used();
         let ports = self.metric_ports();
         let dropped = self.slirp.counters().reasons();
-        let dropped = dropped
+        let mut dropped: BTreeMap<String, u64> = dropped
             .map(|(reason, count)| (control::name_of(reason), count))
             .collect();
+        // There from the beginning, whether anything is impaired or not.
+        dropped.extend(["impaired", "impair_queue"].map(|reason| (reason.to_owned(), 0)));
+        let held = self.link.look_at_impairment(|impairment| {
+            impairment.add_drops(&mut dropped);
+            impairment.rules().held()
+        });
+        let captures = self.capturing.list();
         let services = self.services.borrow();
         let dns = services
             .resolver()
@@ -142,6 +150,15 @@ impl Gateway {
             dropped,
             ports,
             queues: [("dns", dns)].into(),
+            held: held.unwrap_or(0),
+            captures: captures
+                .into_iter()
+                .map(|capture| metrics::Capture {
+                    id: capture.id.0.get(),
+                    packets: capture.packets,
+                    lost: capture.lost,
+                })
+                .collect(),
         })
     }
 

@@ -51,8 +51,7 @@ use crate::control::SocketError;
 use crate::control::proto::Traffic;
 use crate::forward::{ForwardError, ForwardInfo, ForwardSpec};
 use crate::impair::{Faults, RulesError};
-use crate::observe::rates::Bytes;
-use crate::observe::report::{self, Figures, Frames};
+use crate::observe::report::Figures;
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::{DnsError, Resolver};
 use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp, Telling};
@@ -399,8 +398,7 @@ impl Gateway {
         let more_work = self.slirp.work();
         self.services.borrow_mut().poll(now, &mut self.slirp);
         if self.sampler.is_on() {
-            let buffers = self.slirp.memory_used();
-            self.sampler.look(now, self.passed(), buffers);
+            self.sample(now);
         }
         self.take_events();
         self.capturing.end_round();
@@ -461,42 +459,6 @@ impl Gateway {
         .into_iter()
         .flatten()
         .min()
-    }
-}
-
-impl Gateway {
-    /// Bytes of frames until now.
-    fn passed(&self) -> Bytes {
-        Bytes {
-            from_guest: self.received.bytes,
-            to_guest: self.link.sent().bytes,
-        }
-    }
-
-    /// What there is to say at the end besides flows.
-    fn figures(self, counters: &Counters) -> Figures {
-        let ended = Instant::now();
-        let passed = self.passed();
-        let frames = |traffic: Traffic| Frames {
-            frames: traffic.frames,
-            bytes: traffic.bytes,
-        };
-        let link = report::Link {
-            from_guest: frames(self.received),
-            to_guest: frames(self.link.sent()),
-        };
-        let (began, rates, peak_buffers) = self.sampler.end(ended, passed);
-        let dropped = counters.drops();
-        Figures {
-            began,
-            ended,
-            link,
-            rates,
-            peak_buffers,
-            dropped: dropped
-                .map(|(reason, count)| (control::name_of(reason), count))
-                .collect(),
-        }
     }
 }
 

@@ -3,10 +3,29 @@
 //! Bytes over time are looked at every [`FIRST_INTERVAL`], and only while there is
 //! something new: a gateway that has nothing to do stays asleep.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::{Gateway, control};
 use crate::config::{ObserveConfig, Summary};
+use crate::control::proto::Traffic;
 use crate::observe::rates::{Bytes, FIRST_INTERVAL, Rates};
+use crate::observe::report::{Figures, Followed, Frames, Link, MAX_FLOW_INTERVALS, MAX_FOLLOWED};
+use crate::policy::Protocol;
+use crate::slirp::Counters;
+
+/// Flows looked at each time. Each costs a system call, and the data path waits
+/// meanwhile: a thousandth of its time in all.
+const FLOWS_PER_LOOK: usize = 128;
+
+/// What a look has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    /// It is not time yet, or there is nothing new.
+    Nothing,
+    /// Something passed, and the flows may be looked at.
+    Flows,
+}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -17,6 +36,8 @@ pub(super) struct Sampler {
     rates: Rates,
     peak_buffers: usize,
     began: (Instant, SystemTime),
+    /// `None`: only sums are wanted.
+    followed: Option<Followed>,
 }
 
 impl Sampler {
@@ -29,6 +50,7 @@ impl Sampler {
             rates: Rates::default(),
             peak_buffers: 0,
             began: (now, SystemTime::now()),
+            followed: (!config.reports.is_empty()).then(Followed::new),
         }
     }
 
@@ -45,13 +67,13 @@ impl Sampler {
     }
 
     /// Looks, after each round.
-    pub(super) fn look(&mut self, now: Instant, passed: Bytes, buffers: usize) {
+    fn look(&mut self, now: Instant, passed: Bytes, buffers: usize) -> Looked {
         let Some(since) = self.since else {
-            return;
+            return Looked::Nothing;
         };
         self.peak_buffers = self.peak_buffers.max(buffers);
         if now < self.next || !self.rates.is_news(passed) {
-            return;
+            return Looked::Nothing;
         }
         // What has passed since the last look belongs to the interval that ends
         // now, not to the one that begins.
@@ -63,6 +85,33 @@ impl Sampler {
         let missed = now.duration_since(since).as_nanos() / interval + 1;
         let missed = u32::try_from(missed).unwrap_or(u32::MAX);
         self.next = since + FIRST_INTERVAL.saturating_mul(missed);
+        match self.followed {
+            Some(_) => Looked::Flows,
+            None => Looked::Nothing,
+        }
+    }
+
+    /// So many bytes have passed in each of these flows until now.
+    fn follow(&mut self, now: Instant, flows: impl Iterator<Item = (u64, Bytes)>) {
+        let (Some(since), Some(followed)) = (self.since, &mut self.followed) else {
+            return;
+        };
+        let at = now
+            .duration_since(since)
+            .saturating_sub(Duration::from_nanos(1));
+        for (id, passed) in flows {
+            let there = followed.contains_key(&id);
+            if !there && followed.len() >= MAX_FOLLOWED {
+                continue;
+            }
+            let new = || Rates::with_room(MAX_FLOW_INTERVALS);
+            let rates = followed.entry(id).or_insert_with(new);
+            if rates.seen().is_beyond(passed) {
+                // Another flow has the name now.
+                *rates = new();
+            }
+            rates.look(at, passed);
+        }
     }
 
     /// When to look next; never without news.
@@ -70,16 +119,88 @@ impl Sampler {
         (self.is_on() && self.rates.is_news(passed)).then_some(self.next)
     }
 
-    /// The last look; when it began, by both clocks, bytes over time, and bytes
-    /// that flows held at most.
-    pub(super) fn end(
-        mut self,
-        now: Instant,
-        passed: Bytes,
-    ) -> ((Instant, SystemTime), Rates, usize) {
+    /// The last look.
+    fn end(mut self, now: Instant, passed: Bytes) -> Sampled {
         self.next = now;
         self.look(now, passed, 0);
-        (self.began, self.rates, self.peak_buffers)
+        Sampled {
+            began: self.began,
+            rates: self.rates,
+            peak_buffers: self.peak_buffers,
+            followed: self.followed.unwrap_or_default(),
+        }
+    }
+}
+
+/// What there is at the end.
+#[derive(Debug)]
+struct Sampled {
+    /// When traffic began to flow, by both clocks.
+    began: (Instant, SystemTime),
+    /// Bytes over time.
+    rates: Rates,
+    /// Bytes that flows held at most.
+    peak_buffers: usize,
+    /// Bytes over time of flows.
+    followed: Followed,
+}
+
+impl Gateway {
+    /// Bytes of frames until now.
+    pub(super) fn passed(&self) -> Bytes {
+        Bytes {
+            from_guest: self.received.bytes,
+            to_guest: self.link.sent().bytes,
+        }
+    }
+
+    /// Looks at what is for summaries and reports.
+    pub(super) fn sample(&mut self, now: Instant) {
+        let buffers = self.slirp.memory_used();
+        let passed = self.passed();
+        if self.sampler.look(now, passed, buffers) == Looked::Flows {
+            let flows = self.slirp.flows_after(None).take(FLOWS_PER_LOOK);
+            // A socket's datagrams may be those of many flows.
+            let flows = flows.filter(|flow| flow.protocol == Protocol::Tcp);
+            let bytes = flows.map(|flow| {
+                let bytes = Bytes {
+                    from_guest: flow.from_guest,
+                    to_guest: flow.to_guest,
+                };
+                (flow.id.raw(), bytes)
+            });
+            self.sampler.follow(now, bytes);
+        }
+    }
+
+    /// What there is to say at the end besides flows.
+    pub(super) fn figures(self, counters: &Counters) -> Figures {
+        let ended = Instant::now();
+        let passed = self.passed();
+        let frames = |traffic: Traffic| Frames {
+            frames: traffic.frames,
+            bytes: traffic.bytes,
+        };
+        let link = Link {
+            from_guest: frames(self.received),
+            to_guest: frames(self.link.sent()),
+        };
+        let sampled = self.sampler.end(ended, passed);
+        let dropped = counters.drops();
+        let mut dropped: BTreeMap<String, u64> = dropped
+            .map(|(reason, count)| (control::name_of(reason), count))
+            .collect();
+        self.link
+            .look_at_impairment(|impairment| impairment.add_drops(&mut dropped));
+        Figures {
+            began: sampled.began,
+            ended,
+            link,
+            rates: sampled.rates,
+            followed: sampled.followed,
+            peak_buffers: sampled.peak_buffers,
+            dropped,
+        }
     }
 }
 
@@ -116,8 +237,12 @@ mod tests {
         // A long silence; what comes behind it belongs behind it.
         sampler.look(ms(1030), down(6), 30);
         assert_eq!(sampler.next_deadline(down(7)), Some(ms(1100)));
-        let (_, rates, peak) = sampler.end(ms(1040), down(7));
-        assert_eq!(peak, 70);
+        let Sampled {
+            rates,
+            peak_buffers,
+            ..
+        } = sampler.end(ms(1040), down(7));
+        assert_eq!(peak_buffers, 70);
         assert_eq!(rates.passed().len(), 11);
         assert_eq!((rates.passed()[0], rates.passed()[10]), (down(5), down(2)));
     }
@@ -129,7 +254,30 @@ mod tests {
         sampler.begin(began);
         sampler.look(began + Duration::from_secs(1), down(5), 70);
         assert_eq!(sampler.next_deadline(down(5)), None);
-        let (_, rates, peak) = sampler.end(began, down(5));
-        assert_eq!((rates.passed().len(), peak), (0, 0));
+        let sampled = sampler.end(began, down(5));
+        assert_eq!(sampled.rates.passed().len(), 0);
+        assert_eq!(sampled.peak_buffers, 0);
+    }
+
+    #[test]
+    fn flows_are_followed_for_reports_and_within_bounds() {
+        let began = Instant::now();
+        let ms = |ms| began + Duration::from_millis(ms);
+        let mut config = config(Summary::No);
+        config.reports.push("r.json".into());
+        let mut sampler = Sampler::new(&config, began);
+        sampler.begin(began);
+        assert_eq!(sampler.look(ms(50), down(5), 0), Looked::Nothing);
+        assert_eq!(sampler.look(ms(150), down(5), 0), Looked::Flows);
+        sampler.follow(ms(150), [(1, down(5))].into_iter());
+        sampler.follow(ms(250), [(1, down(8)), (2, down(1))].into_iter());
+        // The name is another flow's.
+        sampler.follow(ms(350), [(2, down(0))].into_iter());
+        let more = (0..MAX_FOLLOWED as u64 * 2).map(|id| (id + 10, down(1)));
+        sampler.follow(ms(400), more);
+        let followed = sampler.end(ms(500), down(20)).followed;
+        assert_eq!(followed.len(), MAX_FOLLOWED);
+        assert_eq!(followed[&1].passed(), [down(0), down(5), down(3)]);
+        assert_eq!(followed[&2].passed(), []);
     }
 }

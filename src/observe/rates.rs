@@ -30,6 +30,12 @@ impl Bytes {
         self.to_guest = self.to_guest.saturating_add(other.to_guest);
     }
 
+    /// Whether counts that only grow cannot go from these to `later`.
+    #[must_use]
+    pub const fn is_beyond(self, later: Self) -> bool {
+        self.from_guest > later.from_guest || self.to_guest > later.to_guest
+    }
+
     fn since(self, earlier: Self) -> Self {
         Self {
             from_guest: self.from_guest.saturating_sub(earlier.from_guest),
@@ -42,21 +48,33 @@ impl Bytes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rates {
     interval: Duration,
+    /// Intervals at most.
+    room: usize,
     passed: Vec<Bytes>,
     seen: Bytes,
 }
 
 impl Default for Rates {
     fn default() -> Self {
-        Self {
-            interval: FIRST_INTERVAL,
-            passed: Vec::new(),
-            seen: Bytes::default(),
-        }
+        Self::with_room(MAX_INTERVALS)
     }
 }
 
 impl Rates {
+    /// With so many intervals at most.
+    #[must_use]
+    pub const fn with_room(room: usize) -> Self {
+        Self {
+            interval: FIRST_INTERVAL,
+            room,
+            passed: Vec::new(),
+            seen: Bytes {
+                from_guest: 0,
+                to_guest: 0,
+            },
+        }
+    }
+
     /// `total` bytes have passed until `at`, counted from the beginning.
     pub fn look(&mut self, at: Duration, total: Bytes) {
         let new = total.since(self.seen);
@@ -65,7 +83,7 @@ impl Rates {
             return;
         }
         let mut place = self.place(at);
-        while place >= MAX_INTERVALS {
+        while place >= self.room.max(1) {
             self.halve();
             place = self.place(at);
         }
@@ -79,6 +97,12 @@ impl Rates {
     #[must_use]
     pub fn is_news(&self, total: Bytes) -> bool {
         total != self.seen
+    }
+
+    /// What has passed until the last look.
+    #[must_use]
+    pub const fn seen(&self) -> Bytes {
+        self.seen
     }
 
     /// Length of an interval.

@@ -20,6 +20,12 @@ pub const MAX_LISTED: usize = 16384;
 pub struct FlowId(u64);
 
 impl FlowId {
+    /// As events of flows have it.
+    #[must_use]
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
     pub(crate) fn token(self) -> Token {
         Token::from_raw(self.0)
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::harness::peer::{dns_server, tcp_server, udp_echo};
-use crate::harness::{Finished, Launch, REMOTE4, REMOTE6, World};
+use crate::harness::{ALT4, ALT6, Finished, Launch, REMOTE4, World};
 
 const PORT: u16 = 7000;
 const BYTES: u64 = 3 << 20;
@@ -49,6 +49,7 @@ fn world() -> (World, Vec<crate::harness::Running>) {
 /// A download by name, an upload by address, a datagram, a refusal, and a flow that
 /// stays open to the end.
 fn script() -> String {
+    let ([other4, _], [other6, _]) = (ALT4, ALT6);
     format!(
         "import socket, time
 def get(at, count):
@@ -56,19 +57,21 @@ def get(at, count):
     s.sendall(b'get %d\\n' % count)
     s.shutdown(1)
     while s.recv(65536): pass
-held = socket.create_connection(('{REMOTE6}', {PORT}), 5)
+held = socket.create_connection(('{other6}', {PORT}), 5)
 held.sendall(b'echo\\n')
+held.sendall(b'x' * 5000)
 get('www.example', {BYTES})
 time.sleep(0.4)
-get('{REMOTE4}', 1000)
+get('{other4}', 1000)
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-u.sendto(b'x' * 100, ('{REMOTE4}', {PORT}))
+u.sendto(b'x' * 100, ('{other4}', {PORT}))
 u.settimeout(5)
 assert len(u.recv(200)) == 100
 try:
     socket.create_connection(('{REMOTE4}', 1), 5)
 except ConnectionRefusedError:
     pass
+held.sendall(b'x' * 9000)
 raise SystemExit(3)"
     )
 }
@@ -131,7 +134,10 @@ fn programs_read_what_a_command_did() {
 
     let download = flow(
         &report,
-        &[("name", "www.example".into()), ("protocol", "tcp".into())],
+        &[
+            ("name", "www.example".into()),
+            ("verdict", "connected".into()),
+        ],
     );
     assert_eq!(download["to_guest"]["bytes"], BYTES);
     assert_eq!(download["from_guest"]["bytes"], "get 3145728\n".len());
@@ -150,7 +156,7 @@ fn programs_read_what_a_command_did() {
     assert_eq!(refused["ended"], "turned_away");
     assert!(refused.get("connect_seconds").is_none(), "{refused:#}");
 
-    let remote = format!("{REMOTE4}:{PORT}");
+    let remote = format!("{}:{PORT}", ALT4[0]);
     let datagram = flow(
         &report,
         &[("protocol", "udp".into()), ("remote", remote.into())],
@@ -158,7 +164,10 @@ fn programs_read_what_a_command_did() {
     assert_eq!(datagram["to_guest"]["bytes"], 100);
     assert_eq!(datagram["from_guest"]["bytes"], 100);
 
-    let held = flow(&report, &[("remote", format!("[{REMOTE6}]:{PORT}").into())]);
+    let held = flow(
+        &report,
+        &[("remote", format!("[{}]:{PORT}", ALT6[0]).into())],
+    );
     assert!(
         held["end_seconds"].as_f64() > held["start_seconds"].as_f64(),
         "{held:#}"

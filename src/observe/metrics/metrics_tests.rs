@@ -31,6 +31,12 @@ fn snapshot() -> Snapshot {
             malformed: 4,
         }],
         queues: [("dns", 1)].into(),
+        held: 77,
+        captures: vec![Capture {
+            id: 3,
+            packets: 5,
+            lost: 6,
+        }],
     }
 }
 
@@ -62,6 +68,8 @@ fn figures_are_served_by_name() {
         "gw_dropped_packets_total{reason=\"checksum\"} 4",
         "gw_link_bytes_total{direction=\"to_guest\"} 800",
         "gw_port_frames_total{port=\"1\",link=\"qemu:/a\\\"b\\\\c\\nd\",direction=\"to_guest\"} 2",
+        "gw_impair_held_bytes 77",
+        "gw_capture_lost_packets_total{capture=\"3\"} 6",
         "gw_flows_opened_total{protocol=\"tcp\"} 3",
         "gw_flow_verdicts_total{verdict=\"connected\"} 3",
         "gw_flow_verdicts_total{verdict=\"refused\"} 1",

@@ -46,6 +46,21 @@ pub struct Snapshot {
     pub ports: Vec<Port>,
     /// What waits, by queue.
     pub queues: BTreeMap<&'static str, usize>,
+    /// Bytes of packets that impairments hold.
+    pub held: usize,
+    /// Captures that run.
+    pub captures: Vec<Capture>,
+}
+
+/// A capture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capture {
+    /// Its number.
+    pub id: u32,
+    /// Packets in its files.
+    pub packets: u64,
+    /// Packets that it lost.
+    pub lost: u64,
 }
 
 /// A link that guests are behind.

@@ -8,7 +8,7 @@ use prometheus::proto::{
 };
 
 use super::counts::{BUCKETS, Counted, FlowCounts};
-use super::{Port, Snapshot};
+use super::{Capture, Port, Snapshot};
 
 /// What a figure is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +86,21 @@ pub const CATALOGUE: &[Family] = &[
         "gw_port_malformed_frames_total",
         &["port", "link"],
         "Frames from the link that were none.",
+    ),
+    gauge(
+        "gw_impair_held_bytes",
+        &[],
+        "Bytes of packets that impairments hold until they are due.",
+    ),
+    counter(
+        "gw_capture_packets_total",
+        &["capture"],
+        "Packets in the files of each capture that runs.",
+    ),
+    counter(
+        "gw_capture_lost_packets_total",
+        &["capture"],
+        "Packets that a capture has lost.",
     ),
     counter(
         "gw_flows_opened_total",
@@ -206,6 +221,12 @@ fn metrics(family: &Family, snapshot: &Snapshot, counted: &Counted) -> Vec<Metri
             .map(|(id, port)| one(&[&id, &port.name], float(value(port))))
             .collect()
     };
+    let by_capture = |value: fn(&Capture) -> u64| {
+        let captures = snapshot.captures.iter();
+        captures
+            .map(|capture| one(&[&capture.id.to_string()], float(value(capture))))
+            .collect()
+    };
     let link = &snapshot.link;
     match family.name {
         "gw_info" => vec![one(&[env!("CARGO_PKG_VERSION")], 1.0)],
@@ -242,6 +263,9 @@ fn metrics(family: &Family, snapshot: &Snapshot, counted: &Counted) -> Vec<Metri
             .collect(),
         "gw_port_not_sent_frames_total" => by_port(|port| port.not_sent),
         "gw_port_malformed_frames_total" => by_port(|port| port.malformed),
+        "gw_impair_held_bytes" => vec![one(&[], float(snapshot.held as u64))],
+        "gw_capture_packets_total" => by_capture(|capture| capture.packets),
+        "gw_capture_lost_packets_total" => by_capture(|capture| capture.lost),
         "gw_flows_opened_total" => named(&counted.opened),
         "gw_flow_verdicts_total" => named(&counted.verdicts),
         "gw_flows_ended_total" => named(&counted.ended),

@@ -1,18 +1,18 @@
 //! From a tally and the gateway's figures to a summary or report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
 use super::{
-    FlowRow, Frames, GatewayRow, LinkRow, Load, Overview, ProcessRow, ProgramRow, RemoteRow,
-    Report, SUMMARY_REMOTES, Summary, SumsRow, Throughput, TimesRow, VERSION,
+    Activity, FlowRow, Frames, GatewayRow, LinkRow, Load, Overview, ProcessRow, ProgramRow,
+    RemoteRow, Report, SUMMARY_REMOTES, Summary, SumsRow, Throughput, TimesRow, VERSION,
 };
 use crate::observe::names;
 use crate::observe::process::Process;
-use crate::observe::rates::Rates;
+use crate::observe::rates::{Bytes, Rates};
 use crate::observe::tally::{Host, Kept, Program, Quantiles, Remote, Sums, Tally};
 use crate::policy::Carried;
 
@@ -27,11 +27,22 @@ pub struct Figures {
     pub link: Link,
     /// Bytes of frames over time.
     pub rates: Rates,
+    /// The same of payload, for some of the flows of TCP.
+    pub followed: Followed,
     /// Bytes that flows held at most, as far as was looked.
     pub peak_buffers: usize,
     /// Packets that were not carried, by reason; those that occurred.
     pub dropped: BTreeMap<String, u64>,
 }
+
+/// Bytes over time of flows, by their names in the list of flows.
+pub type Followed = HashMap<u64, Rates>;
+
+/// Flows that are followed: more would make reports that nobody reads.
+pub const MAX_FOLLOWED: usize = 1000;
+
+/// Intervals of a flow that is followed.
+pub const MAX_FLOW_INTERVALS: usize = 100;
 
 /// Frames on the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,7 +105,10 @@ pub fn summary(tally: &Tally, figures: &Figures) -> Summary {
 #[must_use]
 pub fn report(tally: &Tally, figures: &Figures, command: Command) -> Report {
     let since = |at: Instant| seconds(at.saturating_duration_since(figures.began.0));
-    let flow = |kept: &Kept| flow(kept, since);
+    let flow = |kept: &Kept| FlowRow {
+        activity: activity(kept, figures),
+        ..flow(kept, since)
+    };
     Report {
         kind: "report",
         version: VERSION,
@@ -181,9 +195,38 @@ fn flow(kept: &Kept, since: impl Fn(Instant) -> f64) -> FlowRow {
         ended: names::ended(flow.how),
         ended_by: names::party(flow.by),
         impaired: flow.impaired,
+        activity: None,
         from_guest: flow.from_guest.into(),
         to_guest: flow.to_guest.into(),
     }
+}
+
+/// Bytes over time of a flow that was followed, and lasted for more than one
+/// interval.
+fn activity(kept: &Kept, figures: &Figures) -> Option<Activity> {
+    let flow = &kept.flow;
+    let mut rates = figures.followed.get(&flow.opened.id?)?.clone();
+    let total = Bytes {
+        from_guest: flow.from_guest.bytes,
+        to_guest: flow.to_guest.bytes,
+    };
+    if rates.seen().is_beyond(total) {
+        // Another flow had the name after this one.
+        return None;
+    }
+    rates.look(flow.at.saturating_duration_since(figures.began.0), total);
+    let first = rates
+        .passed()
+        .iter()
+        .position(|bytes| *bytes != Bytes::default())?;
+    let passed = &rates.passed()[first..];
+    let first = u32::try_from(first).ok()?;
+    (passed.len() > 1).then(|| Activity {
+        start_seconds: seconds(rates.interval().saturating_mul(first)),
+        interval_seconds: seconds(rates.interval()),
+        from_guest: passed.iter().map(|bytes| bytes.from_guest).collect(),
+        to_guest: passed.iter().map(|bytes| bytes.to_guest).collect(),
+    })
 }
 
 /// Microseconds are enough for everybody, and shorter to write.

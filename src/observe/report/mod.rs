@@ -14,7 +14,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-pub use self::build::{Command, CommandEnd, Figures, Link, report, summary};
+pub use self::build::{
+    Command, CommandEnd, Figures, Followed, Link, MAX_FLOW_INTERVALS, MAX_FOLLOWED, report, summary,
+};
 
 /// Of the JSON; another when a field changes its meaning or goes.
 pub const VERSION: u32 = 1;
@@ -264,6 +266,23 @@ pub struct FlowRow {
     pub from_guest: Load,
     /// Towards the guest.
     pub to_guest: Load,
+    /// Its bytes over time, of TCP flows that took a while; not of all when there
+    /// were many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
+}
+
+/// Payload of a flow over time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Activity {
+    /// When the first interval begins, from the gateway's beginning.
+    pub start_seconds: f64,
+    /// Length of an interval.
+    pub interval_seconds: f64,
+    /// Bytes in each interval.
+    pub from_guest: Vec<u64>,
+    /// Bytes in each interval.
+    pub to_guest: Vec<u64>,
 }
 
 /// Bytes of frames on the link over time.

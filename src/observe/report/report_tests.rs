@@ -21,9 +21,23 @@ fn figures(began: Instant) -> Figures {
         ended: began + Duration::from_secs(1),
         link: Link::default(),
         rates,
+        followed: [(1, followed())].into(),
         peak_buffers: 4096,
         dropped: [("no_neighbour".to_owned(), 3)].into(),
     }
+}
+
+/// What was seen of a flow before its end.
+fn followed() -> Rates {
+    let mut rates = Rates::with_room(MAX_FLOW_INTERVALS);
+    for (ms, to_guest) in [(150, 100), (350, 600)] {
+        let bytes = Bytes {
+            from_guest: 50,
+            to_guest,
+        };
+        rates.look(Duration::from_millis(ms), bytes);
+    }
+    rates
 }
 
 fn of(flows: &[Flow], began: Instant, arguments: &[&str]) -> Report {
@@ -150,6 +164,12 @@ fn a_report_says_what_happened() {
     assert_eq!(flow.end_seconds, 0.6);
     assert_eq!(flow.connect_seconds, Some(0.02));
     assert_eq!(flow.process.as_ref().expect("known").name, "curl");
+    let activity = flow.activity.as_ref().expect("was followed");
+    assert_eq!(activity.start_seconds, 0.1);
+    // What came behind the last look belongs to the end.
+    assert_eq!(activity.to_guest, [100, 0, 500, 0, 0, 400]);
+    assert_eq!(activity.from_guest.iter().sum::<u64>(), 100);
+    assert!(report.flows[1].activity.is_none());
     assert_eq!(report.throughput.to_guest.iter().sum::<u64>(), 90_000);
     assert_eq!(report.throughput.interval_seconds, 0.1);
     assert_eq!(report.remotes[0].name.as_deref(), Some("example.com"));
@@ -168,91 +188,3 @@ fn the_order_is_always_the_same() {
         text(&of(&backwards, began, &[]))
     );
 }
-
-/// A run with some of everything.
-pub(super) fn large() -> Report {
-    let began = Instant::now();
-    let verdicts = [
-        FlowVerdict::Connected,
-        FlowVerdict::Connected,
-        FlowVerdict::Connected,
-        FlowVerdict::Dns,
-        FlowVerdict::Refused,
-        FlowVerdict::NoAnswer,
-        FlowVerdict::Unreachable,
-        FlowVerdict::Impaired("refuse"),
-    ];
-    let names = [
-        "registry.example.org",
-        "api.example.com",
-        "a-very-long-name-of-a-mirror.eu-west-3.cdn.example.net",
-        "",
-    ];
-    let flows: Vec<Flow> = (0..40u64)
-        .map(|n| {
-            let mut flow = flow(began, n, &format!("192.0.2.{}:443", n % 9));
-            let name = names[n as usize % names.len()];
-            if !name.is_empty() {
-                flow = flow.named(name);
-            }
-            flow = flow.of(
-                100 + u32::try_from(n % 5).expect("small"),
-                ["npm", "curl", "node"][n as usize % 3],
-            );
-            let verdict = verdicts[n as usize * 7 % verdicts.len()];
-            if !matches!(verdict, FlowVerdict::Connected | FlowVerdict::Dns) {
-                flow = flow.refused();
-            }
-            if verdict == FlowVerdict::Dns {
-                flow.closed.opened.protocol = crate::policy::Protocol::Udp;
-                flow.closed.opened.remote.set_port(53);
-                flow.closed.connect_time = None;
-            }
-            flow.closed.verdict = Some(verdict);
-            flow.closed.opened.at = began + Duration::from_millis(30 + n * n * 5);
-            flow.closed.at =
-                flow.closed.opened.at + Duration::from_millis(20 + (n * 37 % 11) * 200);
-            if let Some(connect) = &mut flow.closed.connect_time {
-                *connect = Duration::from_millis(10 + n * 3);
-            }
-            flow.closed.to_guest.bytes = n * n * n * 1000;
-            flow
-        })
-        .collect();
-    let mut tally = Tally::new(began, Keep::Flows);
-    for flow in &flows {
-        tally.record(&flow.opened());
-        tally.record(&flow.closed());
-    }
-    let mut figures = figures(began);
-    figures.ended = began + Duration::from_millis(10_300);
-    let (mut up, mut down) = (0, 0);
-    for n in 0..95u64 {
-        up += (n * 13 % 17) * 300;
-        down += if n % 20 < 8 {
-            1_250_000 + n * n * 311 % 400_000
-        } else {
-            n * 1000
-        };
-        figures.rates.look(
-            Duration::from_millis(n * 100 + 50),
-            Bytes {
-                from_guest: up,
-                to_guest: down,
-            },
-        );
-    }
-    let command = Command {
-        arguments: [
-            "npm",
-            "install",
-            "--registry",
-            "https://registry.example.org/?a b",
-        ]
-        .map(String::from)
-        .to_vec(),
-        end: CommandEnd::ExitStatus(1),
-    };
-    report(&tally, &figures, command)
-}
-use crate::policy::FlowVerdict;

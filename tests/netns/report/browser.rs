@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::{FOLDER, read, read_json, run, script, world};
-use crate::harness::{Finished, World, require};
+use super::{FOLDER, PORT, read, read_json, run, script, world};
+use crate::harness::{Finished, REMOTE4, World, require};
 
 /// Behind the page: what the browser made of it, as JSON.
 const PROBE: &str = r#"<script>
@@ -30,6 +30,8 @@ const found = {
       from: Math.min(...boxes.map(b => b.x)) / whole,
       to: Math.max(...boxes.map(b => b.x + b.width)) / whole,
       open: boxes[boxes.length - 1].x / whole,
+      shape: [...g.querySelectorAll("path.activity")].map(p => p.getBBox())
+        .map(b => [b.x / 1000, (b.x + b.width) / 1000, b.height])[0],
       row: boxes[0].y, shown: g.getBoundingClientRect().height > 0,
       text: g.querySelector("title").textContent,
     };
@@ -95,6 +97,7 @@ fn bars_and_plots_are_where_the_figures_say() {
     let bars = found["bars"].as_array().expect("bars");
     assert_eq!(bars.len(), flows.len(), "{found:#}");
     let duration = number(&report["duration_seconds"]);
+    let mut shapes = 0;
     for (row, (flow, bar)) in flows.iter().zip(bars).enumerate() {
         assert_eq!(flow["number"], bar["number"]);
         let verdict = format!("v-{}", flow["verdict"].as_str().expect("a verdict"));
@@ -118,9 +121,18 @@ fn bars_and_plots_are_where_the_figures_say() {
                 "{place}: {bar} is not {flow:#} of {duration} s"
             );
         }
+        if flow.get("activity").is_some() {
+            let [left, right, height] = [0, 1, 2].map(|at| number(&bar["shape"][at]));
+            assert!(left > number(&bar["from"]) - 0.001, "{bar}");
+            assert!(right < number(&bar["to"]) + 0.001, "{bar}");
+            assert!((height - 100.0).abs() < 0.01, "{bar}");
+            shapes += 1;
+        }
         assert_eq!(number(&bar["row"]), (row * 20 + 5) as f64);
         assert_eq!(bar["shown"], true, "{bar}");
     }
+    // That which stays open.
+    assert!(shapes >= 1, "{report:#}");
     let names: Vec<&str> = found["names"]
         .as_array()
         .expect("names")
@@ -137,8 +149,9 @@ fn bars_and_plots_are_where_the_figures_say() {
         .len();
     let covered = number(&report["throughput"]["interval_seconds"]) * intervals as f64;
     for area in areas {
-        assert_eq!(number(&area["left"]), 0.0, "{area}");
-        assert_eq!(number(&area["bottom"]), 100.0, "{area}");
+        for (side, place) in [("left", 0.0), ("bottom", 100.0)] {
+            assert!((number(&area[side]) - place).abs() < 0.01, "{side}: {area}");
+        }
         let right = (covered / duration * 1000.0).min(1000.0);
         assert!(
             (number(&area["right"]) - right).abs() < 0.1,
@@ -195,11 +208,13 @@ fn hostile_words_and_programs_stay_text() {
     let (world, _servers) = world();
     let script = "<script>document.title='owned'</script>";
     let quote = "\"><img src=x onerror=\"document.title='owned'\">";
-    // The interpreter's name is that of the process.
+    // A process has the name of its file.
     world
         .outer
         .ok("cp $(readlink -f $(command -v nc)) '/run/reports/<b onload=x>'");
-    let command = format!("'{FOLDER}/<b onload=x>' -z 192.0.2.1 7000; exit 0");
+    // It lives for long enough to be seen.
+    let command =
+        format!("(echo get 100; sleep 0.5) | '{FOLDER}/<b onload=x>' {REMOTE4} {PORT}; exit 0");
     let finished = run(
         &world,
         &["r.html"],

@@ -13,6 +13,9 @@ use crate::observe::human;
 const HEIGHT: f64 = 100.0;
 const WIDTH: f64 = 1000.0;
 
+/// Both, as SVG has them.
+pub(super) const VIEW_BOX: &str = "0 0 1000 100";
+
 pub(super) fn section(report: &Report) -> Markup {
     let throughput = &report.throughput;
     let nothing = throughput.to_guest.is_empty();
@@ -47,13 +50,21 @@ fn direction(report: &Report, class: &str, title: &str, bytes: &[u64]) -> Markup
     let marks = ticks(peak);
     // A line of room above the highest mark.
     let top = peak.max(marks.last().copied().unwrap_or(0.0)).max(1.0) * 1.08;
+    let stairs = Stairs {
+        rates: &rates,
+        start: 0.0,
+        interval,
+        drawn: (0.0, duration),
+        duration,
+        top,
+    };
     html! {
         figure .plot {
             figcaption { (summary) }
             svg role="img" aria-label=(summary) width="100%" height="140" {
                 svg class="area" x="0" y="0" width="100%" height="120"
-                    viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) preserveAspectRatio="none" {
-                    path class={ "rate " (class) } d=(steps(&rates, interval, duration, top)) {}
+                    viewBox=(VIEW_BOX) preserveAspectRatio="none" {
+                    path class={ "rate " (class) } d=(stairs.path()) {}
                 }
                 @for mark in &marks {
                     @let y = format!("{:.1}", 120.0 - mark / top * 120.0);
@@ -68,26 +79,44 @@ fn direction(report: &Report, class: &str, title: &str, bytes: &[u64]) -> Markup
     }
 }
 
-/// A figure for every interval, as a filled flight of stairs.
-fn steps(rates: &[f64], interval: f64, duration: f64, top: f64) -> String {
-    let x = |seconds: f64| (seconds / duration * WIDTH).clamp(0.0, WIDTH);
-    let y = |rate: f64| HEIGHT - rate / top * HEIGHT;
-    let mut path = format!("M0 {HEIGHT}");
-    let mut level = 0.0;
-    let mut end = 0.0;
-    for (at, rate) in rates.iter().enumerate() {
-        #[expect(clippy::cast_precision_loss, reason = "there are a few hundred")]
-        let begin = x(at as f64 * interval);
-        end = x(begin_of(at + 1, interval));
-        #[expect(clippy::float_cmp, reason = "the same figure again needs no step")]
-        if *rate != level {
-            // Writing to a String cannot fail.
-            let _ = write!(path, "H{begin:.2}V{:.2}", y(*rate));
-            level = *rate;
+/// A figure for every interval.
+pub(super) struct Stairs<'a> {
+    pub(super) rates: &'a [f64],
+    /// Where the first interval begins, in seconds.
+    pub(super) start: f64,
+    /// Length of an interval in seconds.
+    pub(super) interval: f64,
+    /// What is drawn, from and to which second: intervals may begin before and
+    /// end behind what they are about.
+    pub(super) drawn: (f64, f64),
+    /// What the whole width stands for, in seconds.
+    pub(super) duration: f64,
+    /// What the whole height stands for.
+    pub(super) top: f64,
+}
+
+impl Stairs<'_> {
+    /// A filled flight of stairs in [`VIEW_BOX`].
+    pub(super) fn path(&self) -> String {
+        let x = |at: usize| {
+            let seconds = self.start + begin_of(at, self.interval);
+            let seconds = seconds.max(self.drawn.0).min(self.drawn.1);
+            (seconds / self.duration * WIDTH).clamp(0.0, WIDTH)
+        };
+        let y = |rate: f64| HEIGHT - rate / self.top * HEIGHT;
+        let mut path = format!("M{:.2} {HEIGHT}", x(0));
+        let mut level = 0.0;
+        for (at, rate) in self.rates.iter().enumerate() {
+            #[expect(clippy::float_cmp, reason = "the same figure again needs no step")]
+            if *rate != level {
+                // Writing to a String cannot fail.
+                let _ = write!(path, "H{:.2}V{:.2}", x(at), y(*rate));
+                level = *rate;
+            }
         }
+        let _ = write!(path, "H{:.2}V{HEIGHT}Z", x(self.rates.len()));
+        path
     }
-    let _ = write!(path, "H{end:.2}V{HEIGHT}Z");
-    path
 }
 
 fn begin_of(interval: usize, length: f64) -> f64 {
@@ -97,7 +126,7 @@ fn begin_of(interval: usize, length: f64) -> f64 {
 }
 
 /// Bits per second.
-fn rate(bytes: u64, interval: f64) -> f64 {
+pub(super) fn rate(bytes: u64, interval: f64) -> f64 {
     #[expect(
         clippy::cast_precision_loss,
         reason = "it becomes a length on a screen"

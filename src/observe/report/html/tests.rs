@@ -35,7 +35,7 @@ fn a_page_has_its_parts() {
         "<title>curl 'https://example.com/?a&amp;b' – network report</title>",
         "example.com",
         "exit status 0",
-        "class=\"flow led v-connected\"",
+        "class=\"flow led followed v-connected\"",
         "class=\"flow failed v-refused\"",
         "id=\"show-failed\"",
     ] {
@@ -115,16 +115,4 @@ fn attributes(page: &str) -> Vec<(String, String)> {
         rest = tag;
     }
     found
-}
-
-#[test]
-#[ignore = "for the eye"]
-fn zz_sample() {
-    std::fs::write(
-        "/tmp/report-sample.html",
-        page(&super::super::tests::large()),
-    )
-    .expect("w");
-    std::fs::write("/tmp/report-small.html", page(&example())).expect("w");
-    std::fs::write("/tmp/report-hostile.html", page(&hostile())).expect("w");
 }

@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::super::{FlowRow, Report};
-use super::plot::{span, time_axis};
+use super::super::{Activity, FlowRow, Report};
+use super::plot::{self, Stairs, rate, span, time_axis};
 use super::{percent, words};
 use crate::observe::{human, names};
 
@@ -108,8 +108,13 @@ fn bar(flow: &FlowRow, y: usize, duration: f64) -> Markup {
         .map_or(start, |connect| (start + connect).min(end));
     let width = |from: f64, to: f64| percent((to - from).max(0.0), duration);
     let fate = fate(flow.verdict);
+    let followed = if flow.activity.is_some() {
+        " followed"
+    } else {
+        ""
+    };
     html! {
-        g class={ "flow " (fate) " v-" (flow.verdict) } data-number=(flow.number) {
+        g class={ "flow " (fate) (followed) " v-" (flow.verdict) } data-number=(flow.number) {
             title { (tip(flow)) }
             @if open > start {
                 rect class="phase connecting" x=(percent(start, duration)) y=(y)
@@ -117,9 +122,35 @@ fn bar(flow: &FlowRow, y: usize, duration: f64) -> Markup {
             }
             rect class="phase open" x=(percent(open, duration)) y=(y)
                 width=(width(open, end)) height=(BAR) rx="1" {}
+            @if let Some(activity) = &flow.activity {
+                (shape(flow, activity, y, duration))
+            }
             @if fate == "failed" {
                 (said(flow, y, duration))
             }
+        }
+    }
+}
+
+/// What passed over time, both ways together, as a shape within the bar. The
+/// highest fills it.
+fn shape(flow: &FlowRow, activity: &Activity, y: usize, duration: f64) -> Markup {
+    let both = activity.from_guest.iter().zip(&activity.to_guest);
+    let rates: Vec<f64> = both
+        .map(|(up, down)| rate(up.saturating_add(*down), activity.interval_seconds))
+        .collect();
+    let stairs = Stairs {
+        rates: &rates,
+        start: activity.start_seconds,
+        interval: activity.interval_seconds,
+        drawn: (flow.start_seconds, flow.end_seconds),
+        duration,
+        top: rates.iter().copied().fold(1.0, f64::max),
+    };
+    html! {
+        svg x="0" y=(y) width="100%" height=(BAR) viewBox=(plot::VIEW_BOX)
+            preserveAspectRatio="none" {
+            path class="activity" d=(stairs.path()) {}
         }
     }
 }
