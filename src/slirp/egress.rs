@@ -95,6 +95,13 @@ pub trait Outlet: fmt::Debug {
     /// # Errors
     /// When the frame could not be sent.
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Whether the last frame met a wire that delays, queues or loses because it
+    /// was told to. TCP avoids congestion on those; a link without is the guest's
+    /// own, and as fast as its kernel reads.
+    fn is_wire(&self) -> bool {
+        false
+    }
 }
 
 /// Longest header in front of a payload: Ethernet, IPv6 and TCP with options.
@@ -381,6 +388,10 @@ impl lwip::Egress for Egress {
         };
         let gso = (len > size.into()).then_some((kind, size));
         self.transport(headers, payload, protocol::TCP, headers.len() - ip_len, gso);
+    }
+
+    fn is_wire(&self) -> bool {
+        self.outlet.is_wire()
     }
 }
 

@@ -6,14 +6,16 @@ use std::ffi::c_void;
 use std::fmt;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use lwip_sys as sys;
 
 use super::super::packet::{TcpHeader, tcp_flags};
 use super::buffer::{CHUNK, Chunk, Segment};
+use super::congestion::Congestion;
 use super::loss::Mark;
 use super::recovery::Recovery;
-use super::{Egress, Stack, isolated};
+use super::{Egress, LAST_MET_WIRE, Stack, isolated};
 
 /// The window of a new connection, in bytes: what a SYN can announce.
 pub(crate) const INITIAL_WINDOW: u32 = 65535;
@@ -87,6 +89,10 @@ pub(super) struct Shared {
     mss: Cell<u16>,
     /// What is known of a link that loses something; `None` while it does not.
     pub(super) recovery: RefCell<Option<Box<Recovery>>>,
+    /// The last segment met a wire, which delays, queues or loses.
+    pub(super) wire: Cell<bool>,
+    /// How much may be in flight on a wire; `None` without one.
+    pub(super) congestion: RefCell<Option<Box<Congestion>>>,
     /// What was in flight at the last tick.
     pub(super) mark: Cell<Mark>,
     ended: Rc<RefCell<Vec<u64>>>,
@@ -136,6 +142,9 @@ impl Connection {
             time_wait: Cell::new(None),
             mss: Cell::new(0),
             recovery: RefCell::new(None),
+            // Its SYN or SYN-ACK was the last segment of all.
+            wire: Cell::new(LAST_MET_WIRE.load(Ordering::Relaxed)),
+            congestion: RefCell::new(None),
             mark: Cell::default(),
             ended,
         })));
@@ -336,6 +345,7 @@ impl Connection {
             // SAFETY: live.
             unsafe { sys::tcp_output(pcb.as_ptr()) };
         });
+        self.note_sent(pcb);
     }
 
     /// Sends FIN after what is queued.
@@ -410,6 +420,21 @@ pub(super) unsafe fn mss_of(pcb: *const sys::tcp_pcb) -> u16 {
             .cast::<Shared>()
             .as_ref()
             .map_or(0, |s| s.mss.get())
+    }
+}
+
+/// Notes whether a segment of the connection met a wire.
+///
+/// # Safety
+/// `pcb` is null or live.
+pub(super) unsafe fn note_wire(pcb: *const sys::tcp_pcb, met_wire: bool) {
+    // SAFETY: see above, and `mss_of`.
+    unsafe {
+        if let Some(pcb) = pcb.as_ref()
+            && let Some(shared) = pcb.callback_arg.cast::<Shared>().as_ref()
+        {
+            shared.wire.set(met_wire);
+        }
     }
 }
 

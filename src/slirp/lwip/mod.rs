@@ -28,6 +28,7 @@
 
 mod addr;
 mod buffer;
+mod congestion;
 mod connection;
 mod loss;
 mod recovery;
@@ -54,6 +55,9 @@ pub(crate) trait Egress {
     /// header with an empty TCP checksum; `payload` may exceed one frame by far,
     /// then `mss` is the size to cut it to (0: not known).
     fn segment(&mut self, headers: &[u8], payload: &[IoSlice<'_>], mss: u16);
+
+    /// Whether the last segment met a wire, on which congestion is to be avoided.
+    fn is_wire(&self) -> bool;
 }
 
 /// A segment from the guest: `len` bytes from `start` (the TCP header) of `frame`.
@@ -100,7 +104,11 @@ pub(crate) const TICK_MS: u64 = 250;
 /// lwIP's callbacks find the egress here. Written by the one stack only, read
 /// during calls into lwIP on the same thread.
 static mut EGRESS: Option<(*mut (), EgressFn)> = None;
-type EgressFn = unsafe fn(*mut (), &[u8], &[IoSlice<'_>], u16);
+type EgressFn = unsafe fn(*mut (), &[u8], &[IoSlice<'_>], u16) -> bool;
+
+/// Whether the last segment of any connection met a wire: a connection's first is
+/// sent before it has a place of its own to note it.
+static LAST_MET_WIRE: AtomicBool = AtomicBool::new(false);
 
 /// Longest payload chain sent as it is; longer ones are copied together.
 const MAX_SLICES: usize = 256;
@@ -378,24 +386,25 @@ unsafe extern "C" fn on_output(
         }
         let one = [IoSlice::new(&copied)];
         let payload: &[IoSlice<'_>] = if copied.is_empty() { &slices } else { &one };
-        let mss = connection::mss_of(sys::gw_lwip_output_pcb);
+        let pcb = sys::gw_lwip_output_pcb;
         sys::gw_lwip_output_pcb = ptr::null();
-        emit(headers, payload, mss);
+        let met_wire = emit(headers, payload, connection::mss_of(pcb));
+        connection::note_wire(pcb, met_wire);
     }
     sys::ERR_OK
 }
 
-/// Sends one IP packet of a connection; see [`Egress::segment`].
+/// Sends one IP packet of a connection; see [`Egress::segment`]. Says whether it
+/// met a wire.
 ///
 /// # Safety
 /// The stack exists, and its egress is not borrowed.
-unsafe fn emit(headers: &[u8], payload: &[IoSlice<'_>], mss: u16) {
+unsafe fn emit(headers: &[u8], payload: &[IoSlice<'_>], mss: u16) -> bool {
     // SAFETY: EGRESS was set before lwIP started, on this thread.
-    unsafe {
-        if let Some((egress, send)) = EGRESS {
-            send(egress, headers, payload, mss);
-        }
-    }
+    let met_wire =
+        unsafe { EGRESS.is_some_and(|(egress, send)| send(egress, headers, payload, mss)) };
+    LAST_MET_WIRE.store(met_wire, Ordering::Relaxed);
+    met_wire
 }
 
 /// Bytes of IP and TCP header in a packet that lwIP built.
@@ -412,8 +421,15 @@ fn header_len(packet: &[u8]) -> usize {
 ///
 /// # Safety
 /// `egress` points to a live `E` that nothing else borrows.
-unsafe fn forward<E: Egress>(egress: *mut (), headers: &[u8], payload: &[IoSlice<'_>], mss: u16) {
+unsafe fn forward<E: Egress>(
+    egress: *mut (),
+    headers: &[u8],
+    payload: &[IoSlice<'_>],
+    mss: u16,
+) -> bool {
     // SAFETY: see above; `Stack::egress` cannot be borrowed during a call into
     // lwIP, because that borrows the stack.
-    unsafe { (*egress.cast::<E>()).segment(headers, payload, mss) }
+    let egress = unsafe { &mut *egress.cast::<E>() };
+    egress.segment(headers, payload, mss);
+    egress.is_wire()
 }
