@@ -53,6 +53,15 @@ struct Options {
     /// Short measurements and one stream each: shows that it works.
     #[arg(long)]
     quick: bool,
+    /// Datagrams whose fates are counted [default: 20000, with --quick 2000].
+    #[arg(long, value_name = "N")]
+    datagrams: Option<u32>,
+    /// Streams of each lossy kind [default: 5, with --quick 1].
+    #[arg(long, value_name = "N")]
+    streams: Option<u64>,
+    /// What the seconds of a stream are divided by [default: 1, with --quick 6].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10))]
+    haste: Option<u16>,
     /// List what is measured, and end.
     #[arg(long)]
     cells: bool,
@@ -78,10 +87,16 @@ struct Options {
 
 impl Options {
     fn cells(&self) -> Vec<Cell> {
-        let effort = if self.quick {
+        let usual = if self.quick {
             Effort::QUICK
         } else {
             Effort::FULL
+        };
+        let effort = Effort {
+            datagrams: self.datagrams.unwrap_or(usual.datagrams).max(1),
+            streams: self.streams.unwrap_or(usual.streams).max(1),
+            haste: self.haste.unwrap_or(usual.haste),
+            ..usual
         };
         let mut cells = plan::cells(effort);
         cells.retain(|cell| {

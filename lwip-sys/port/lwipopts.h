@@ -77,8 +77,9 @@
 #define TCP_SND_QUEUELEN                0xfff0
 #define TCP_OVERSIZE                    0
 #define TCP_QUEUE_OOSEQ                 1
-/* Out-of-order segments held for one connection, in buffers and in bytes. */
-#define TCP_OOSEQ_MAX_PBUFS             64
+/* Out-of-order segments held for one connection, in buffers and in bytes: of
+   frames that were impaired, too, which are of the MTU's size. */
+#define TCP_OOSEQ_MAX_PBUFS             1024
 #define TCP_OOSEQ_MAX_BYTES             (1024 * 1024)
 #define LWIP_TCP_SACK_OUT               1
 #define LWIP_TCP_TIMESTAMPS             0

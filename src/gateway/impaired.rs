@@ -31,6 +31,8 @@ pub(super) struct Impaired {
     link: LinkState,
     /// Frames for the guest that the link did not take when they were due.
     not_sent: u64,
+    /// A rule was for the last frame towards the guest.
+    took_last: bool,
 }
 
 /// What is known of the link.
@@ -48,6 +50,7 @@ impl Impaired {
             rules: Impairment::new(names),
             link: LinkState::Unknown,
             not_sent: 0,
+            took_last: false,
         }
     }
 
@@ -158,12 +161,20 @@ impl Impaired {
     ) -> io::Result<()> {
         let now = Instant::now();
         match self.rules.enter(Direction::Down, now, offload, frame) {
-            Entered::Past => wire.send(offload, frame),
+            Entered::Past => {
+                self.took_last = false;
+                wire.send(offload, frame)
+            }
             Entered::Taken => {
+                self.took_last = true;
                 self.flush(wire, now);
                 Ok(())
             }
         }
+    }
+
+    pub(super) const fn took_last(&self) -> bool {
+        self.took_last
     }
 
     /// Sends what is due to the guest.

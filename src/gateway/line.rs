@@ -77,6 +77,13 @@ impl Attached {
         }
     }
 
+    /// Whether rules took the last frame that was sent.
+    fn is_wire(&self) -> bool {
+        self.impairment
+            .as_ref()
+            .is_some_and(|rules| rules.took_last())
+    }
+
     /// When [`Attached::recv`] is to be called though the link has nothing.
     fn next_deadline(&self) -> Option<Instant> {
         self.impairment.as_ref()?.next_deadline()
@@ -102,6 +109,13 @@ impl Outlet for LineOutlet {
         sent.count(frame.iter().map(|part| part.len()).sum());
         self.sent.set(sent);
         Ok(())
+    }
+
+    fn is_wire(&self) -> bool {
+        self.attached
+            .borrow()
+            .as_ref()
+            .is_some_and(Attached::is_wire)
     }
 }
 

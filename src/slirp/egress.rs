@@ -95,6 +95,13 @@ pub trait Outlet: fmt::Debug {
     /// # Errors
     /// When the frame could not be sent.
     fn send(&mut self, offload: &Offload, frame: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Whether the last frame met a wire that delays, queues or loses because it
+    /// was told to. TCP avoids congestion on those; a link without is the guest's
+    /// own, and as fast as its kernel reads.
+    fn is_wire(&self) -> bool {
+        false
+    }
 }
 
 /// Longest header in front of a payload: Ethernet, IPv6 and TCP with options.
@@ -385,6 +392,10 @@ impl lwip::Egress for Egress {
             Some(_) => u32::try_from(len.div_ceil(size.into())).unwrap_or(u32::MAX),
             None => 1,
         }
+    }
+
+    fn is_wire(&self) -> bool {
+        self.outlet.is_wire()
     }
 }
 

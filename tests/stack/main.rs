@@ -24,4 +24,5 @@ mod pressure;
 mod raw;
 mod recovery;
 mod udp;
+mod wire;
 mod world;

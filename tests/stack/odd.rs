@@ -69,6 +69,26 @@ fn segments_out_of_order_are_put_in_order() {
 }
 
 #[test]
+fn hundreds_of_segments_above_a_hole_are_kept() {
+    let (mut world, _host, raw, mut peer) = joined();
+    let start = raw.seq;
+    let at = |n: usize| start.wrapping_add(u32::try_from(n * 100).unwrap());
+    for n in 1..600 {
+        raw.send_at(&mut world, ACK, at(n), &patterned(1, n * 100, 100));
+    }
+    drain(&mut world, &raw).expect("duplicate acknowledgements");
+    raw.send_at(&mut world, ACK, start, &patterned(1, 0, 100));
+    let ack = drain(&mut world, &raw).expect("one for all");
+    assert_eq!(ack.ack, at(600));
+    let mut all = 0;
+    while let Got::Bytes(bytes) = read(&mut peer, 100_000) {
+        assert_pattern(1, all, &bytes);
+        all += bytes.len();
+    }
+    assert_eq!(all, 60_000);
+}
+
+#[test]
 fn overlaps_and_repetitions_deliver_each_byte_once() {
     let (mut world, _host, mut raw, mut peer) = joined();
     let start = raw.seq;

@@ -100,6 +100,9 @@ pub(crate) struct Wire {
     pub(crate) to_gateway: Lane,
     segmenter: Segmenter,
     mtu: usize,
+    /// The gateway is told that this is a wire, on which congestion is to be
+    /// avoided.
+    is_wire: bool,
 }
 
 impl std::fmt::Debug for Wire {
@@ -132,6 +135,10 @@ impl Outlet for WireEnd {
             Ok::<(), io::Error>(())
         });
         sent.expect("super-frames can be cut")
+    }
+
+    fn is_wire(&self) -> bool {
+        self.0.borrow().is_wire
     }
 }
 
@@ -230,6 +237,7 @@ impl World {
             to_gateway: Lane::default(),
             segmenter: Segmenter::default(),
             mtu: plan.mtu.get().into(),
+            is_wire: false,
         }));
         let dns_streams = Rc::default();
         let local = Neighbours {
@@ -312,6 +320,12 @@ impl World {
     /// Decides what happens to the guest's frames from now on.
     pub(crate) fn judge_to_gateway(&self, judge: impl FnMut(&[u8]) -> Fate + 'static) {
         self.wire.borrow_mut().to_gateway.judge = Some(Box::new(judge));
+    }
+
+    /// Tells the gateway from now on whether the link is a wire that delays and
+    /// loses because it was told to.
+    pub(crate) fn is_wire(&self, is_wire: bool) {
+        self.wire.borrow_mut().is_wire = is_wire;
     }
 
     /// The wire is a good one again.

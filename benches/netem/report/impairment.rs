@@ -68,7 +68,6 @@ pub(crate) enum Distribution {
     Uniform,
     Normal,
     Pareto,
-    ParetoNormal,
 }
 
 impl Distribution {
@@ -78,7 +77,6 @@ impl Distribution {
             Self::Uniform => "uniform",
             Self::Normal => "normal",
             Self::Pareto => "pareto",
-            Self::ParetoNormal => "paretonormal",
         }
     }
 }
@@ -176,7 +174,7 @@ impl Impairment {
         match self.loss {
             Some(Loss::Random(percent)) => words += &format!(" loss={percent}%"),
             Some(Loss::Bursts { begin, end }) => {
-                words += &format!(" loss=gemodel,{begin}%,{end}%");
+                words += &format!(" loss=gemodel,p={begin}%,r={end}%");
             }
             None => {}
         }

@@ -119,8 +119,8 @@ fn jitter(checks: &mut Vec<Check>, results: &Results, row: &Row) {
     let (mean, deviation) = match distribution {
         Distribution::Uniform => (set, jitter / 3.0_f64.sqrt()),
         Distribution::Normal => (set, jitter),
-        // What its tables make of these is said by netem only.
-        Distribution::Pareto | Distribution::ParetoNormal => match netem {
+        // What its table makes of it is said by netem only.
+        Distribution::Pareto => match netem {
             Some(train) => (
                 train.mean - base(Contender::Netem).unwrap_or_default(),
                 train.deviation,

@@ -22,8 +22,8 @@ const PARTS: [(Group, &str, &str); 6] = [
     (
         Group::Jitter,
         "Jitter",
-        "As above. Pareto and paretonormal mean what netem's tables make of them, so the limit is \
-         0.2 ms from what netem did.",
+        "As above. Pareto means what netem's table makes of it, so its limit is 0.2 ms from what \
+         netem did.",
     ),
     (
         Group::Fate,

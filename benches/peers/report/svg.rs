@@ -1,12 +1,11 @@
 //! The results as a plot for the README: small multiples of horizontal bars.
-//!
-//! Written by hand, because a plotting crate cannot give the text and bars CSS
-//! classes, by which one file suits both a light and a dark page. The plot has a
-//! background of its own, so that it can also be read where page and system
-//! disagree about the colour scheme.
 
 use std::fmt::Write;
 
+#[path = "../../common/draw.rs"]
+mod draw;
+
+use self::draw::{escape, line_of_text, rect};
 use super::format;
 use super::model::{Better, OURS, Results, Row};
 
@@ -99,7 +98,6 @@ const PANEL_WIDTH: f64 = (WIDTH - 2.0 * MARGIN - GAP) / 2.0;
 const TOP: f64 = 92.0;
 const PANEL_HEAD: f64 = 34.0;
 const ROW_HEAD: f64 = 17.0;
-const BAR: f64 = 11.0;
 const BAR_PITCH: f64 = 14.0;
 const ROW_GAP: f64 = 10.0;
 const PANEL_GAP: f64 = 18.0;
@@ -107,17 +105,6 @@ const PANEL_GAP: f64 = 18.0;
 const VALUE_WIDTH: f64 = 100.0;
 /// A bar is at least this long, so that a small value can be seen.
 const LEAST_BAR: f64 = 1.5;
-
-const STYLE: &str = "\
-text{font-family:-apple-system,BlinkMacSystemFont,'Segoe UI','Noto Sans',Helvetica,Arial,sans-serif;\
-font-size:11.5px;fill:#1f2328}\
-.page{fill:#ffffff;stroke:#d1d9e0}\
-.title{font-size:17px;font-weight:600}.panel{font-size:13.5px;font-weight:600}\
-.note,.row{fill:#59636e}.line{stroke:#d1d9e0}.ours{font-weight:600}\
-.bar0{fill:#0969da}.bar1{fill:#aeb6bf}.bar2{fill:#d6b878}.bar3{fill:#b9a3d0}\
-@media(prefers-color-scheme:dark){text{fill:#e6edf3}.page{fill:#0d1117;stroke:#30363d}\
-.note,.row{fill:#9198a1}.line{stroke:#30363d}\
-.bar0{fill:#4493f8}.bar1{fill:#59636e}.bar2{fill:#7d6534}.bar3{fill:#66557a}}";
 
 /// Draws the plot. Cells that were not measured are left out.
 pub(crate) fn plot(results: &Results) -> String {
@@ -203,14 +190,8 @@ fn document(results: &Results, body: &str, height: f64) -> String {
     line_of_text(&mut footer, "note", MARGIN, height - 6.0, &escape(&note));
     let mut heading = String::new();
     line_of_text(&mut heading, "title", MARGIN, 38.0, "gw and its peers");
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {total}\" \
-         width=\"{WIDTH}\" height=\"{total}\" role=\"img\" aria-label=\"gw and its peers, \
-         measured\">\n<style>{STYLE}</style>\n<rect class=\"page\" x=\"0.5\" y=\"0.5\" \
-         width=\"{}\" height=\"{}\" rx=\"8\"/>\n{heading}{legend}{body}{footer}</svg>\n",
-        WIDTH - 1.0,
-        total - 1.0
-    )
+    let body = format!("{heading}{legend}{body}{footer}");
+    draw::page("gw and its peers, measured", WIDTH, total, &body)
 }
 
 fn draw_panel(
@@ -286,27 +267,4 @@ fn bar_class(index: usize, name: &str) -> String {
 /// How a gateway's values are written.
 fn text_class(name: &str) -> &'static str {
     if name == OURS { "ours" } else { "" }
-}
-
-fn rect(body: &mut String, class: &str, x: f64, y: f64, width: f64) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        body,
-        "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" \
-         height=\"{BAR}\" rx=\"1.5\"/>"
-    );
-}
-
-fn line_of_text(body: &mut String, class: &str, x: f64, y: f64, text: &str) {
-    let _ = writeln!(
-        body,
-        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>"
-    );
-}
-
-/// Text as XML.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
 }

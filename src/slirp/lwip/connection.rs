@@ -6,14 +6,16 @@ use std::ffi::c_void;
 use std::fmt;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use lwip_sys as sys;
 
 use super::super::packet::{TcpHeader, tcp_flags};
 use super::buffer::{CHUNK, Chunk, Segment};
+use super::congestion::Congestion;
 use super::loss::Mark;
 use super::recovery::Recovery;
-use super::{Egress, Stack, isolated};
+use super::{Egress, LAST_MET_WIRE, Stack, isolated};
 
 /// The window of a new connection, in bytes: what a SYN can announce.
 pub(crate) const INITIAL_WINDOW: u32 = 65535;
@@ -96,6 +98,10 @@ pub(super) struct Shared {
     mss: Cell<u16>,
     /// What is known of a link that loses something; `None` while it does not.
     pub(super) recovery: RefCell<Option<Box<Recovery>>>,
+    /// The last segment met a wire, which delays, queues or loses.
+    pub(super) wire: Cell<bool>,
+    /// How much may be in flight on a wire; `None` without one.
+    pub(super) congestion: RefCell<Option<Box<Congestion>>>,
     /// What was in flight at the last tick.
     pub(super) mark: Cell<Mark>,
     sent: Cell<Sent>,
@@ -160,6 +166,9 @@ impl Connection {
             time_wait: Cell::new(None),
             mss: Cell::new(0),
             recovery: RefCell::new(None),
+            // Its SYN or SYN-ACK was the last segment of all.
+            wire: Cell::new(LAST_MET_WIRE.load(Ordering::Relaxed)),
+            congestion: RefCell::new(None),
             mark: Cell::default(),
             // The SYN or SYN-ACK has left already.
             sent: Cell::new(Sent {
@@ -316,7 +325,8 @@ impl Connection {
     /// in flight and no room one byte goes in, for lwIP to probe with.
     pub(crate) fn room(&self, limit: usize) -> usize {
         let Some(p) = self.pcb() else { return 0 };
-        if p.snd_queuelen >= MAX_SEND_QUEUE || p.flags & sys::TF_FIN != 0 {
+        let closing = p.flags & sys::TF_FIN != 0;
+        if p.snd_queuelen >= MAX_SEND_QUEUE || closing || self.waits_for_shorter(p) {
             return 0;
         }
         let queued = p.snd_lbb.wrapping_sub(p.lastack) as usize;
@@ -372,6 +382,7 @@ impl Connection {
             // SAFETY: live.
             unsafe { sys::tcp_output(pcb.as_ptr()) };
         });
+        self.note_sent(pcb);
     }
 
     /// Sends FIN after what is queued.

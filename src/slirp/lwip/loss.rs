@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use lwip_sys as sys;
 
 use super::buffer::CHUNK;
+use super::congestion::Congestion;
 use super::connection::Connection;
 use super::recovery::{Recovery, Verdict, View};
 use super::resend::resend;
@@ -50,23 +51,56 @@ impl Connection {
     }
 
     fn view(&self, p: &sys::tcp_pcb) -> View {
+        let mss = u32::from(self.frame_mss());
+        let flight = p.snd_nxt.wrapping_sub(p.lastack);
+        let congestion = self.shared().congestion.borrow();
+        let reduced = congestion.as_ref().map(|c| c.reduced());
         View {
             una: p.lastack,
             nxt: p.snd_nxt,
-            mss: self.frame_mss().into(),
+            mss,
             duplicate: p.dupacks > 0,
+            reduced: reduced.unwrap_or_else(|| (flight / 2).max(2 * mss)),
         }
+    }
+
+    /// Lets `act` see the congestion window, if there is one to be kept.
+    fn with_congestion(&self, act: impl FnOnce(&mut Congestion)) {
+        if let Some(congestion) = &mut *self.shared().congestion.borrow_mut() {
+            act(congestion);
+        }
+    }
+
+    /// Keeps a congestion window while there is a wire. True if there is.
+    fn settle(&self, p: &mut sys::tcp_pcb) -> bool {
+        let wire = self.shared().wire.get();
+        let mut congestion = self.shared().congestion.borrow_mut();
+        if wire && congestion.is_none() {
+            let mss = self.frame_mss();
+            *congestion = Some(Box::new(Congestion::new(mss.into(), p.lastack, p.snd_nxt)));
+            p.mss = mss;
+        } else if !wire && congestion.is_some() {
+            *congestion = None;
+            p.mss = SEGMENT;
+        }
+        if let Some(congestion) = &mut *congestion {
+            congestion.timer(timed_out(p));
+        }
+        wire
+    }
+
+    /// New data may have been sent.
+    pub(super) fn note_sent(&self, pcb: NonNull<sys::tcp_pcb>) {
+        // SAFETY: live.
+        let nxt = unsafe { (*pcb.as_ptr()).snd_nxt };
+        self.with_congestion(|congestion| congestion.sent(nxt, now()));
     }
 
     /// The length of segments that are queued from now on, in bytes. lwIP fills up
     /// the last that waits, and does not bear that it is longer than that.
     pub(super) fn segment_size(&self, p: &sys::tcp_pcb) -> u16 {
         let shared = self.shared();
-        let size = if shared.recovery.borrow().is_none() {
-            SEGMENT
-        } else {
-            self.frame_mss().saturating_mul(SMALL_SEGMENT).min(SEGMENT)
-        };
+        let size = self.wanted_size();
         let size = if p.unsent.is_null() {
             size
         } else {
@@ -76,6 +110,24 @@ impl Connection {
         size
     }
 
+    fn wanted_size(&self) -> u16 {
+        if self.shared().wire.get() {
+            return self.frame_mss();
+        }
+        if self.shared().recovery.borrow().is_none() {
+            return SEGMENT;
+        }
+        self.frame_mss().saturating_mul(SMALL_SEGMENT).min(SEGMENT)
+    }
+
+    /// True when segments wait that are too long for the wire that has come up: what
+    /// follows is to be shorter, for which they have to be gone.
+    pub(super) fn waits_for_shorter(&self, p: &sys::tcp_pcb) -> bool {
+        self.shared().wire.get()
+            && !p.unsent.is_null()
+            && self.shared().queued.get() > self.frame_mss()
+    }
+
     /// Prepares for a segment of the guest.
     pub(super) fn before_input(&self, pcb: NonNull<sys::tcp_pcb>) {
         // SAFETY: live, and no other reference to it exists.
@@ -83,6 +135,14 @@ impl Connection {
         let mut recovery = self.shared().recovery.borrow_mut();
         if recovery.is_none() && timed_out(p) && p.state >= sys::ESTABLISHED {
             *recovery = Some(Box::new(Recovery::new(p.lastack, p.snd_nxt)));
+        }
+        if self.shared().congestion.borrow().is_some() {
+            // All of it is decided after the input: until then lwIP sends a
+            // segment at most, and that only when none is in flight.
+            p.cwnd = 0;
+            p.ssthresh = 0;
+            p.bytes_acked = 0;
+            return;
         }
         let Some(recovery) = &*recovery else { return };
         if p.state < sys::ESTABLISHED {
@@ -107,16 +167,45 @@ impl Connection {
         if p.state < sys::ESTABLISHED {
             return;
         }
+        let wire = self.settle(p);
         let nothing_lost = p.dupacks == 0 && blocks.is_empty() && !timed_out(p);
         if nothing_lost && self.shared().recovery.borrow().is_none() {
-            // There is no congestion to avoid: the guest's window alone limits
-            // what is in flight.
-            p.cwnd = sys::TCP_SND_BUF;
+            if wire {
+                self.follow(p, Growth::Allowed);
+                self.push(pcb);
+            } else {
+                // There is no congestion to avoid: the guest's window alone
+                // limits what is in flight.
+                p.cwnd = sys::TCP_SND_BUF;
+            }
             return;
         }
-        p.mss = SEGMENT;
+        if !wire {
+            p.mss = SEGMENT;
+        }
         if self.judge(p, blocks) {
             self.resend_holes(pcb);
+        }
+    }
+
+    /// Has lwIP's window follow the one that is kept for the wire, after an
+    /// acknowledgement.
+    fn follow(&self, p: &mut sys::tcp_pcb, growth: Growth) {
+        let sacked = self.shared().recovery.borrow().as_ref().map(|r| r.sacked());
+        self.with_congestion(|congestion| {
+            let may_grow = growth == Growth::Allowed;
+            congestion.acknowledged(p.lastack, p.snd_nxt, may_grow, now());
+            // What the guest has is not in flight, whatever lwIP counts.
+            p.cwnd = congestion
+                .window()
+                .saturating_add(sacked.unwrap_or_default());
+        });
+        // SAFETY: live; the queue is lwIP's.
+        let first = unsafe { p.unsent.as_ref() };
+        if let Some(first) = first.filter(|_| p.unacked.is_null()) {
+            // One that was queued before there was a wire is longer than the
+            // window may be, and goes whole or not at all.
+            p.cwnd = p.cwnd.max(first.len.into());
         }
     }
 
@@ -125,20 +214,30 @@ impl Connection {
     fn judge(&self, p: &mut sys::tcp_pcb, blocks: &Blocks) -> bool {
         let view = self.view(p);
         p.dupacks = 0; // lwIP's own fast retransmit stays out of it
+        let wire = self.shared().congestion.borrow().is_some();
         let mut slot = self.shared().recovery.borrow_mut();
         let recovery = slot.get_or_insert_with(|| Box::new(Recovery::new(view.una, view.nxt)));
         if p.flags & sys::TF_RTO != 0 {
             recovery.timed_out(view);
+            drop(slot);
             p.cwnd = p.cwnd.max(LEAST_WINDOW);
-            return false;
-        }
-        match recovery.acknowledged(view, blocks) {
-            Verdict::Ordinary => {
-                if recovery.is_quiet() && is_unlimited(p) {
-                    *slot = None;
-                }
-                false
+            if wire {
+                self.follow(p, Growth::Allowed);
             }
+            return wire;
+        }
+        let verdict = recovery.acknowledged(view, blocks);
+        let is_quiet = recovery.is_quiet();
+        if verdict == Verdict::Ordinary && is_quiet && (wire || is_unlimited(p)) {
+            *slot = None;
+        }
+        drop(slot);
+        if wire {
+            self.judge_wire(p, verdict, is_quiet);
+            return true;
+        }
+        match verdict {
+            Verdict::Ordinary => false,
             Verdict::Began(flight) => {
                 begin(p, flight);
                 true
@@ -150,6 +249,24 @@ impl Connection {
                 true
             }
         }
+    }
+
+    /// What a verdict means for the window that is kept for a wire.
+    fn judge_wire(&self, p: &mut sys::tcp_pcb, verdict: Verdict, is_quiet: bool) {
+        match verdict {
+            Verdict::Ordinary => {}
+            Verdict::Began(flight) => {
+                begin(p, flight);
+                self.with_congestion(Congestion::lost);
+            }
+            Verdict::Repairing => {}
+            Verdict::Repaired => self.with_congestion(Congestion::repaired),
+        }
+        let growth = match verdict {
+            Verdict::Ordinary if is_quiet => Growth::Allowed,
+            _ => Growth::Not,
+        };
+        self.follow(p, growth);
     }
 
     /// Sends what the recovery says is missing, then what else may be sent.
@@ -167,6 +284,7 @@ impl Connection {
                 };
                 recovery.resent(hole.left, end, p.snd_nxt);
                 p.rttest = 0; // Karn: the answer may be to either
+                self.with_congestion(Congestion::resent);
             }
             let in_flight = p.snd_nxt.wrapping_sub(p.lastack);
             p.cwnd = in_flight.saturating_add(recovery.left());
@@ -226,6 +344,7 @@ impl Connection {
             if let Some(flight) = recovery.begin_unasked(view) {
                 begin(p, flight);
                 p.cwnd = flight;
+                self.with_congestion(Congestion::lost);
             }
             let first = Range {
                 right: view.una.wrapping_add(len),
@@ -237,7 +356,22 @@ impl Connection {
             }
         }
         p.rttest = 0;
+        self.with_congestion(Congestion::resent);
     }
+}
+
+/// Whether an acknowledgement lets the window grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Growth {
+    Allowed,
+    /// A loss is being repaired, or suspected.
+    Not,
+}
+
+/// lwIP's clock, in milliseconds; wraps.
+fn now() -> u32 {
+    // SAFETY: a plain load on the owning thread.
+    unsafe { sys::gw_lwip_now_ms }
 }
 
 /// A repair of `flight` bytes begins.

@@ -28,6 +28,7 @@
 
 mod addr;
 mod buffer;
+mod congestion;
 mod connection;
 mod loss;
 mod recovery;
@@ -57,6 +58,9 @@ pub(crate) trait Egress {
     /// then `mss` is the size to cut it to (0: not known). Returns in how many
     /// packets of the wire's size it left.
     fn segment(&mut self, headers: &[u8], payload: &[IoSlice<'_>], mss: u16) -> u32;
+
+    /// Whether the last segment met a wire, on which congestion is to be avoided.
+    fn is_wire(&self) -> bool;
 }
 
 /// A segment from the guest: `len` bytes from `start` (the TCP header) of `frame`.
@@ -103,7 +107,20 @@ pub(crate) const TICK_MS: u64 = 250;
 /// lwIP's callbacks find the egress here. Written by the one stack only, read
 /// during calls into lwIP on the same thread.
 static mut EGRESS: Option<(*mut (), EgressFn)> = None;
-type EgressFn = unsafe fn(*mut (), &[u8], &[IoSlice<'_>], u16) -> u32;
+type EgressFn = unsafe fn(*mut (), &[u8], &[IoSlice<'_>], u16) -> Departure;
+
+/// How a segment left.
+#[derive(Debug, Clone, Copy, Default)]
+struct Departure {
+    /// In so many packets of the wire's size.
+    packets: u32,
+    /// It met a wire.
+    met_wire: bool,
+}
+
+/// Whether the last segment of any connection met a wire: a connection's first is
+/// sent before it has a place of its own to note it.
+static LAST_MET_WIRE: AtomicBool = AtomicBool::new(false);
 
 /// Longest payload chain sent as it is; longer ones are copied together.
 const MAX_SLICES: usize = 256;
@@ -385,9 +402,10 @@ unsafe extern "C" fn on_output(
         sys::gw_lwip_output_pcb = ptr::null();
         let shared = connection::shared_of(pcb);
         let again = shared.is_some() && is_again(&*pcb, headers, payload);
-        let packets = emit(headers, payload, shared.map_or(0, |shared| shared.mss()));
+        let left = emit(headers, payload, shared.map_or(0, |shared| shared.mss()));
         if let Some(shared) = shared {
-            shared.count_sent(packets, again);
+            shared.count_sent(left.packets, again);
+            shared.wire.set(left.met_wire);
         }
     }
     sys::ERR_OK
@@ -406,14 +424,12 @@ fn is_again(pcb: &sys::tcp_pcb, headers: &[u8], payload: &[IoSlice<'_>]) -> bool
 ///
 /// # Safety
 /// The stack exists, and its egress is not borrowed.
-unsafe fn emit(headers: &[u8], payload: &[IoSlice<'_>], mss: u16) -> u32 {
+unsafe fn emit(headers: &[u8], payload: &[IoSlice<'_>], mss: u16) -> Departure {
     // SAFETY: EGRESS was set before lwIP started, on this thread.
-    unsafe {
-        match EGRESS {
-            Some((egress, send)) => send(egress, headers, payload, mss),
-            None => 0,
-        }
-    }
+    let left = unsafe { EGRESS.map(|(egress, send)| send(egress, headers, payload, mss)) };
+    let left = left.unwrap_or_default();
+    LAST_MET_WIRE.store(left.met_wire, Ordering::Relaxed);
+    left
 }
 
 /// Bytes of IP and TCP header in a packet that lwIP built.
@@ -439,8 +455,12 @@ unsafe fn forward<E: Egress>(
     headers: &[u8],
     payload: &[IoSlice<'_>],
     mss: u16,
-) -> u32 {
+) -> Departure {
     // SAFETY: see above; `Stack::egress` cannot be borrowed during a call into
     // lwIP, because that borrows the stack.
-    unsafe { (*egress.cast::<E>()).segment(headers, payload, mss) }
+    let egress = unsafe { &mut *egress.cast::<E>() };
+    Departure {
+        packets: egress.segment(headers, payload, mss),
+        met_wire: egress.is_wire(),
+    }
 }

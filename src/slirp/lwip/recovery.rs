@@ -45,6 +45,8 @@ pub(super) struct View {
     pub(super) nxt: u32,
     /// What one frame carries, in bytes; not 0.
     pub(super) mss: u32,
+    /// What is to be in flight after a loss, in bytes.
+    pub(super) reduced: u32,
     /// It repeated the last acknowledgement, as lwIP sees it.
     pub(super) duplicate: bool,
 }
@@ -113,6 +115,11 @@ impl Recovery {
             probed: false,
             allowance: 0,
         }
+    }
+
+    /// Bytes above the cumulative acknowledgement that the guest has.
+    pub(super) fn sacked(&self) -> u32 {
+        self.sacked.bytes()
     }
 
     pub(super) fn is_repairing(&self) -> bool {
@@ -207,7 +214,7 @@ impl Recovery {
         self.point = view.nxt;
         self.probed = false;
         self.repair = Some(Repair {
-            target: (flight / 2).max(2 * view.mss),
+            target: view.reduced,
             flight,
             delivered: 0,
             sent: 0,

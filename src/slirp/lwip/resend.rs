@@ -91,10 +91,10 @@ unsafe fn send(
     let bytes: usize = slices.iter().map(|s| s.len()).sum();
     let headers = headers(p, range.left, fin, bytes)?;
     // SAFETY: the slices borrow live buffers; the egress does not call back.
-    let packets = unsafe { emit(&headers, &slices, mss) };
+    let left = unsafe { emit(&headers, &slices, mss) };
     // SAFETY: `p` is live.
     if let Some(shared) = unsafe { shared_of(p) } {
-        shared.count_sent(packets, true);
+        shared.count_sent(left.packets, true);
     }
     Some(range.left.wrapping_add(end - offset))
 }

@@ -130,6 +130,10 @@ pub(super) struct Join {
     since_ack: usize,
     /// Bytes towards the guest that may be unacknowledged.
     send_limit: usize,
+    /// Bytes that are, and those acknowledged while there were many, since
+    /// `send_limit` last grew.
+    unacknowledged: usize,
+    since_send_growth: usize,
     /// Payload bytes carried so far, to the guest and from it.
     to_guest: u64,
     from_guest: u64,
@@ -154,6 +158,8 @@ impl Join {
             since_growth: 0,
             since_ack: 0,
             send_limit: INITIAL_WINDOW as usize,
+            unacknowledged: 0,
+            since_send_growth: 0,
             to_guest: 0,
             from_guest: 0,
             allowed: u64::MAX,
@@ -280,9 +286,16 @@ impl Join {
             return;
         }
         self.outbox.acknowledge(acked);
-        // The guest keeps up: let more be under way.
-        if acked >= self.send_limit / 2 && !pool.budget().is_tight() {
+        if self.unacknowledged >= self.send_limit / 2 {
+            self.since_send_growth = self.since_send_growth.saturating_add(acked);
+        }
+        self.unacknowledged = self.unacknowledged.saturating_sub(acked);
+        // The guest keeps up, in one go or, over a wire, little by little: let
+        // more be under way.
+        let keeps_up = acked >= self.send_limit / 2 || self.since_send_growth >= self.send_limit;
+        if keeps_up && !pool.budget().is_tight() {
             self.send_limit = (self.send_limit * 2).min(MAX_WINDOW as usize);
+            self.since_send_growth = 0;
         }
     }
 
@@ -371,6 +384,7 @@ impl Join {
                     }
                     self.outbox.chunks.push_back((chunk, n));
                     self.to_guest += n as u64;
+                    self.unacknowledged += n;
                     wrote = true;
                 }
                 Err(Errno::EAGAIN) => self.host.readable = false,
