@@ -17,7 +17,7 @@
 //!
 //! The gateway is asked once every interval: counts, then flows in pages, of which
 //! [`poll::MAX_FLOWS`] are looked at. Rates come from the difference of two looks,
-//! of each flow by the time its own page was asked for.
+//! of each flow by the time its own page came.
 //!
 //! Names and processes are strangers' words: `text::plain` lets nothing of them
 //! through that a terminal could obey.
