@@ -197,6 +197,13 @@ pub(crate) enum Command {
     #[command(max_term_width = 100)]
     Ctl(CtlArgs),
     /// Shows a running gateway's flows live, and lets them be killed or impaired
+    ///
+    /// The fastest flow comes first: where to, with the name that the guest knows, which process
+    /// of the guest, how fast. Above them the throughput over time, and what is dropped and why.
+    ///
+    /// Arrows select a flow, 'k' kills it, 'i' impairs the network, '/' filters, 's' sorts, 'p'
+    /// pauses, '?' explains everything on the screen, 'q' quits. Colours are left out when
+    /// NO_COLOR is set, and never say anything that words do not.
     #[command(max_term_width = 100)]
     Top(TopArgs),
     /// Says whether gw works on this machine, and what to do where it does not

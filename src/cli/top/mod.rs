@@ -17,7 +17,7 @@
 //!
 //! The gateway is asked once every interval: counts, then flows in pages, of which
 //! [`poll::MAX_FLOWS`] are looked at. Rates come from the difference of two looks,
-//! of each flow by the time its own page was asked for.
+//! of each flow by the time its own page came.
 //!
 //! Names and processes are strangers' words: `text::plain` lets nothing of them
 //! through that a terminal could obey.
@@ -73,16 +73,6 @@ const PLAIN_SIZE: (u16, u16) = (80, 24);
 /// Columns and lines that $COLUMNS and $LINES may ask for.
 const MAX_PLAIN_SIZE: u16 = 1000;
 
-const HELP: &str = "\
-Shows the flows of a running gateway live, the fastest first: where to, with the name that the \
-guest knows, which process of the guest, how fast. Above them the throughput over time, and what \
-is dropped and why. PATH is the socket that the gateway was given with --control.
-
-Keys: arrows select a flow, 'k' kills it, 'i' impairs the network, '/' filters, 's' sorts, 'p' \
-pauses, '?' explains everything on the screen, 'q' quits.
-
-Colours are left out when NO_COLOR is set, and never say anything that words do not.";
-
 const EXAMPLES: &str = "\
 Examples:
   gw run --control $XDG_RUNTIME_DIR/gw.sock -- npm start
@@ -96,7 +86,7 @@ ended; 2 for a wrong command line.
 
 /// Options of `gw top`.
 #[derive(Debug, Args)]
-#[command(long_about = HELP, after_long_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(crate) struct TopArgs {
     /// The gateway's control socket: what it was given with --control
     #[arg(value_name = "PATH")]

@@ -17,7 +17,7 @@ const ROUNDING: Duration = Duration::from_secs(1);
 /// What the gateway said at one time.
 #[derive(Debug, Clone)]
 pub(super) struct Look {
-    /// When it was asked, on any clock that does not go back.
+    /// When it answered, on any clock that does not go back.
     pub(super) at: Duration,
     /// Its counts then.
     pub(super) statistics: Statistics,
@@ -27,7 +27,7 @@ pub(super) struct Look {
     pub(super) rules: Vec<Impaired>,
 }
 
-/// A flow, and when it was asked for: pages come one after the other.
+/// A flow, and when it was told of: pages come one after the other.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     /// On the clock of [`Look::at`].

@@ -22,6 +22,9 @@ const MAX_WITH_PROCESSES: usize = 2000;
 /// short the interval: the gateway has more to do.
 const PAUSE_PER_LOOK: u32 = 10;
 
+/// But not longer: it may have been stopped meanwhile, and not busy.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
 /// Whether it is asked whose flows are. That takes the gateway a look at all of the
 /// guest's processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,11 +92,12 @@ impl Poller {
 
     /// Looks once.
     pub(super) fn look(&mut self) -> Result<Look, CtlError> {
-        let at = self.started.elapsed();
         let statistics = match self.client.ask(&Request::Statistics {})?.reply {
             Reply::Statistics(statistics) => *statistics,
             _ => return Err(self.strange()),
         };
+        // Counted just before they are told, however long that took to begin.
+        let at = self.started.elapsed();
         let count = statistics.flows.tcp + statistics.flows.udp;
         Ok(Look {
             at,
@@ -125,9 +129,9 @@ impl Poller {
         let mut flows: Vec<Seen> = Vec::new();
         let mut after = None;
         loop {
-            let at = self.started.elapsed();
             let limit = MAX_FLOWS - flows.len();
             let (page, next) = self.page(after, limit, processes)?;
+            let at = self.started.elapsed();
             flows.extend(page.into_iter().map(|flow| Seen { at, flow }));
             if next.is_none() || flows.len() >= MAX_FLOWS {
                 flows.truncate(MAX_FLOWS);
@@ -194,7 +198,10 @@ impl Poller {
         loop {
             let began = Instant::now();
             let looked = self.look();
-            let next = began + interval.max(began.elapsed() * PAUSE_PER_LOOK);
+            let took = began.elapsed();
+            let pause = took.saturating_mul(PAUSE_PER_LOOK).min(LONGEST_PAUSE);
+            // From beginning to beginning, unless it is slow.
+            let next = (began + interval).max(began + took + pause);
             let update = match looked {
                 Ok(look) => Update::Look(Box::new(look)),
                 Err(error) => self.connect_again(error),
