@@ -54,8 +54,7 @@ fn first_flight(is_wire: bool) -> usize {
     });
     write(&mut peer.expect("just seen"), &patterned(2, 0, 60_000));
     world.advance(Duration::from_millis(90));
-    let count = seen.borrow().len();
-    count
+    seen.borrow().len()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 #[path = "../../common/draw.rs"]
 mod draw;
 
-use self::draw::{BAR, escape, line_of_text, rect};
+use self::draw::{escape, line_of_text, rect};
 use super::format;
 use super::model::{Better, OURS, Results, Row};
 
