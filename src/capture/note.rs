@@ -54,7 +54,8 @@ impl Note {
     }
 
     /// What became of a flow, and the name by which the guest knows the remote:
-    /// `www.example.com: connected to 192.0.2.1:443`.
+    /// `www.example.com: connected`. Where it led to is said if that is not the
+    /// address that the guest asked for.
     #[must_use]
     pub fn verdict(
         protocol: Protocol,
@@ -66,8 +67,8 @@ impl Note {
     ) -> Self {
         let what = match verdict {
             FlowVerdict::Connected => match peer {
-                Some(peer) => format!("connected to {peer}"),
-                None => "connected".to_owned(),
+                Some(peer) if peer != remote => format!("connected to {peer}"),
+                _ => "connected".to_owned(),
             },
             FlowVerdict::Unix => "connected to a unix socket".to_owned(),
             FlowVerdict::Dns => "answered by the gateway's resolver".to_owned(),

@@ -17,7 +17,7 @@ use crate::config::{
     Config, Configure, DEFAULT_MEMORY, DnsConfig, GuestSockets, IcmpPolicy, InterfaceConfig,
     ObserveConfig, Outbound,
 };
-use crate::net::{AddressPlan, MacAddr, Mtu, PlanV4, PlanV6, gateway_mac};
+use crate::net::{AddressPlan, MacAddr, Mtu, PlanV4, PlanV6};
 use crate::policy::HostLoopback;
 
 /// Bytes of a path that bind(2) takes, and one (`sun_path`).
@@ -177,9 +177,17 @@ fn plan(options: &Options, warnings: &mut Vec<String>) -> Result<AddressPlan, Un
             ..v4
         }),
         v6: plan_v6(options, mtu, warnings)?,
-        gateway_mac: gateway_mac(Some(&v4), None),
+        gateway_mac: random_mac(),
         mtu,
     })
+}
+
+/// The gateway's own, another for each, as slirp4netns has it. Where the system has
+/// no randomness yet any will do: there are two stations on the link.
+fn random_mac() -> MacAddr {
+    let mut bytes = [0x02, 0x67, 0x77, 0x00, 0x00, 0x02];
+    let _ = getrandom::fill(&mut bytes);
+    MacAddr::local_from(bytes)
 }
 
 /// slirp4netns allows one byte more than our links do.

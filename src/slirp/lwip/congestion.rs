@@ -295,13 +295,19 @@ mod tests {
 
     const MSS: u32 = 1000;
 
-    /// Acknowledges a full window, at time `now`.
+    /// Fills the window.
+    fn fill(c: &mut Congestion, now: u32) {
+        let nxt = c.una.wrapping_add(c.window() / MSS * MSS);
+        c.sent(nxt, now);
+    }
+
+    /// Acknowledges a full window, at time `now`, while there is always more to be
+    /// sent. What was sent first took 100 ms.
     fn round(c: &mut Congestion, now: u32) {
-        let window = c.window() / MSS * MSS;
-        let nxt = c.una.wrapping_add(window);
-        c.sent(nxt, now.wrapping_sub(100));
-        for _ in 0..window / MSS {
-            c.acknowledged(c.una.wrapping_add(MSS), nxt, true, now);
+        fill(c, now.wrapping_sub(100));
+        for _ in 0..c.window() / MSS {
+            c.acknowledged(c.una.wrapping_add(MSS), c.nxt, true, now);
+            fill(c, now);
         }
     }
 

@@ -219,7 +219,11 @@ impl Join {
     ) -> Outcome {
         self.release(pool);
         match self.connection.end() {
-            Some(End::Reset) => return Outcome::ResetHost(HowEnded::Reset),
+            Some(End::Reset) => {
+                // What it sent before is the host's, as far as it takes it at once.
+                let _ = self.move_to_host(socket);
+                return Outcome::ResetHost(HowEnded::Reset);
+            }
             Some(End::Aborted) => return Outcome::ResetHost(HowEnded::Lost),
             Some(End::Closed) | None => {}
         }
