@@ -3,6 +3,8 @@
 //! Lower bounds are exact: nothing comes before it is due. Upper ones are those of
 //! a busy machine.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::harness::peer::{dns_server, tcp_server, udp_echo};
@@ -498,14 +500,18 @@ print('took', echo(timeout=5), flush=True)"
 #[test]
 fn what_is_held_is_bounded() {
     let world = World::new();
-    let mut gw = impaired(&world, &["up delay=10s"]);
-    // More than the 64 MiB that are held at most.
-    world.guest.py("s = udp()
+    let mut gw = impaired(&world, &["up delay=5m"]);
+    // More than the 64 MiB that are held at most, and not faster than they are taken
+    // from the TAP: what that drops is not held.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while dropped(&world)["impair_queue"].as_u64().unwrap_or(0) <= 1000 {
+        assert!(Instant::now() < deadline, "it holds whatever comes");
+        world.guest.py("s = udp()
 payload = bytes(1400)
-for _ in range(80_000):
-    s.sendto(payload, ('192.0.2.1', 9))");
+for n in range(10_000):
+    s.sendto(payload, ('192.0.2.1', 9))
+    if n % 200 == 0: time.sleep(0.01)");
+    }
     assert!(gw.alive());
     assert!(gw.peak_kib() < 200 << 10, "{} KiB", gw.peak_kib());
-    let drops = dropped(&world)["impair_queue"].as_u64().unwrap_or(0);
-    assert!(drops > 20_000, "{drops}");
 }
