@@ -38,10 +38,11 @@ impl Gw {
             extra: extra.iter().map(ToString::to_string).collect(),
         };
         let capture = format!("{},snaplen=128,size=64M,files=2", file("costs.pcapng"));
+        let metrics = format!("unix:{}", file("metrics.sock"));
         vec![
             variant("capture", &["--pcap", &capture]),
             variant("flow log", &["--flow-log", &file("costs.jsonl")]),
-            variant("metrics", &["--metrics", "127.0.0.1:0"]),
+            variant("metrics", &["--metrics", &metrics]),
             variant("idle rule", &["--impair", IDLE_RULE]),
         ]
     }
