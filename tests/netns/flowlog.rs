@@ -469,6 +469,6 @@ fn captures_say_what_became_of_flows() {
     let comments = world
         .outer
         .ok("tshark -n -r /run/a.pcapng -T fields -e frame.comment");
-    let said = format!("connected to {REMOTE4}:7000");
-    assert_eq!(comments.matches(&said).count(), 1, "{comments}");
+    let said = comments.lines().filter(|line| *line == "connected");
+    assert_eq!(said.count(), 1, "{comments}");
 }

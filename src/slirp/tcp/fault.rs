@@ -241,6 +241,10 @@ impl Tcp {
         }
         match fault.kind {
             TcpFault::Stall | TcpFault::SlowAccept(_) => {
+                if fault.kind == TcpFault::Stall {
+                    // Not even what a reset leaves behind.
+                    join.allow(0);
+                }
                 flow.active = core.now;
                 join.idle_round(&mut core.stack);
                 return Visit::Over;

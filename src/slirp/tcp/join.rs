@@ -220,8 +220,10 @@ impl Join {
         self.release(pool);
         match self.connection.end() {
             Some(End::Reset) => {
-                // What it sent before is the host's, as far as it takes it at once.
-                let _ = self.move_to_host(socket);
+                if self.left() > 0 {
+                    // What it sent before is the host's, as far as it takes it at once.
+                    let _ = self.move_to_host(socket);
+                }
                 return Outcome::ResetHost(HowEnded::Reset);
             }
             Some(End::Aborted) => return Outcome::ResetHost(HowEnded::Lost),
