@@ -43,7 +43,15 @@ impl Wiretap {
             key: ONLY_PORT,
             name: &self.name,
         };
-        let direction = direction(course);
+        self.show_at(port, course, offload, parts);
+    }
+
+    /// Shows a frame to every capture, as the guest sees it.
+    fn show_at(&self, port: Port<'_>, course: Course, offload: &Offload, parts: &[IoSlice<'_>]) {
+        let direction = match course {
+            Course::In => Direction::FromGuest,
+            Course::Out => Direction::ToGuest,
+        };
         self.captures
             .borrow_mut()
             .frame(port, direction, offload, parts);
@@ -65,19 +73,7 @@ impl FrameWatcher for Wiretap {
         parts: &[IoSlice<'_>],
     ) {
         let key = PortKey(id.get());
-        let port = Port { key, name };
-        let direction = direction(course);
-        self.captures
-            .borrow_mut()
-            .frame(port, direction, offload, parts);
-    }
-}
-
-/// A guest's own view.
-const fn direction(course: Course) -> Direction {
-    match course {
-        Course::In => Direction::FromGuest,
-        Course::Out => Direction::ToGuest,
+        self.show_at(Port { key, name }, course, offload, parts);
     }
 }
 

@@ -1,7 +1,6 @@
 //! Answers to the clients of the control sockets, given by the loop between two
 //! rounds. Each takes a bounded time: lists come in pages.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -19,7 +18,7 @@ use crate::control::{Command, Reply, Request, RequestError, Servers, SocketError
 use crate::forward::{ForwardError, ForwardId, ForwardInfo, ForwardSpec, Origin, Outcome};
 use crate::policy::{HostLoopback, Protocol};
 use crate::services::dns::{DnsError, HostRemoval};
-use crate::slirp::{self, DropReason};
+use crate::slirp;
 use crate::tap::switch::PortInfo;
 
 /// Commands done before frames get their turn.
@@ -147,7 +146,7 @@ impl Gateway {
             } => self.list_flows(&filter, after, limit),
             Request::FlowClose { id } => self.close_flow(id),
             Request::Leases {} => Ok(self.leases()),
-            Request::Ports {} => self.list_ports(),
+            Request::Ports {} => Ok(self.list_ports()),
             Request::Statistics {} => self.statistics(),
             Request::ImpairSet { rules } => self.set_rules(rules),
             Request::ImpairAdd { rule } => self.add_rule(*rule),
@@ -315,44 +314,19 @@ impl Gateway {
         Reply::Leases { leases }
     }
 
-    fn list_ports(&mut self) -> Result<Reply, RequestError> {
-        let ports = self.link.ports();
-        let ports = if ports.is_empty() {
-            vec![self.only_port()?]
-        } else {
-            ports.into_iter().map(port).collect()
-        };
-        Ok(Reply::Ports { ports })
-    }
-
-    /// A link that is no switch: the gateway itself knows what passed.
-    fn only_port(&mut self) -> Result<Port, RequestError> {
-        let control = self.control.as_ref().ok_or(RequestError::Stopping)?;
-        let counters = self.slirp.counters();
-        Ok(Port {
-            id: 1,
-            name: control.hello.interface.clone(),
-            stations: Vec::new(),
-            more_stations: 0,
-            received: self.received.frames,
-            sent: self.link.sent().frames,
-            not_sent: counters.dropped(DropReason::Link),
-            malformed: counters.dropped(DropReason::Malformed),
-        })
+    fn list_ports(&mut self) -> Reply {
+        let ports = self.ports().into_iter().map(port).collect();
+        Reply::Ports { ports }
     }
 
     fn statistics(&mut self) -> Result<Reply, RequestError> {
+        let dropped = self.drops_that_occurred();
         let control = self.control.as_ref().ok_or(RequestError::Stopping)?;
         let (tcp, udp) = self.slirp.flows();
         let memory = Memory {
             used: self.slirp.memory_used(),
             budget: control.memory,
         };
-        let drops = self.slirp.counters().drops();
-        let mut dropped: BTreeMap<String, u64> =
-            drops.map(|(why, count)| (name_of(why), count)).collect();
-        self.link
-            .look_at_impairment(|impairment| impairment.add_drops(&mut dropped));
         Ok(Reply::Statistics(Box::new(Statistics {
             uptime_seconds: control.started.elapsed().as_secs(),
             flows: FlowCounts { tcp, udp },
@@ -492,18 +466,6 @@ fn flow(info: &slirp::FlowInfo) -> Option<Flow> {
     })
 }
 
-/// `TableFull` is `table_full`.
-pub(super) fn name_of(reason: DropReason) -> String {
-    let mut name = String::new();
-    for c in format!("{reason:?}").chars() {
-        if c.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(c.to_ascii_lowercase());
-    }
-    name
-}
-
 fn hello(config: &Config) -> Hello {
     let plan = &config.plan;
     Hello {
@@ -559,14 +521,5 @@ mod tests {
         assert_eq!(list(0, Some(0)), (vec![1], Some(Cursor("1".into()))));
         let (entries, next) = page(0..100_000, Some(u32::MAX), place);
         assert_eq!((entries.len(), next.is_some()), (MAX_PAGE, true));
-    }
-
-    #[test]
-    fn reasons_have_names() {
-        assert_eq!(
-            name_of(DropReason::NoHardwareAddress),
-            "no_hardware_address"
-        );
-        assert_eq!(name_of(DropReason::Link), "link");
     }
 }

@@ -1,6 +1,5 @@
 //! Figures for the clients of `--metrics`, given by the loop between two rounds.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -8,13 +7,12 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 
-use super::{Gateway, GatewayError, control};
+use super::{Gateway, GatewayError};
 use crate::config::Config;
 use crate::control::socket::{Listening, bind_control};
 use crate::observe::metrics::{self, Asker, FlowCounts, Listener, Port, Question, Snapshot};
-use crate::observe::report::{Frames, Link};
 use crate::observe::{MetricsAt, Sink};
-use crate::slirp::DropReason;
+use crate::tap::switch::PortInfo;
 
 /// Questions answered before frames get their turn.
 const QUESTIONS_PER_TURN: usize = 4;
@@ -28,7 +26,6 @@ pub(super) struct Metrics {
     questions: mpsc::Receiver<Question>,
     counts: Arc<FlowCounts>,
     began: SystemTime,
-    interface: String,
     budget: usize,
 }
 
@@ -54,7 +51,6 @@ impl Metrics {
             questions,
             counts: Arc::default(),
             began: SystemTime::now(),
-            interface: config.interface.name.clone(),
             budget: config.memory,
         }))
     }
@@ -118,35 +114,22 @@ impl Gateway {
     fn snapshot(&mut self) -> Option<Snapshot> {
         let (tcp, udp) = self.slirp.flows();
         let used = self.slirp.memory_used();
-        let ports = self.metric_ports();
-        let dropped = self.slirp.counters().reasons();
-        let mut dropped: BTreeMap<String, u64> = dropped
-            .map(|(reason, count)| (control::name_of(reason), count))
-            .collect();
-        // There from the beginning, whether anything is impaired or not.
-        dropped.extend(["impaired", "impair_queue"].map(|reason| (reason.to_owned(), 0)));
-        let held = self.link.look_at_impairment(|impairment| {
-            impairment.add_drops(&mut dropped);
-            impairment.rules().held()
-        });
+        let ports = self.ports().into_iter().map(port).collect();
+        let dropped = self.drops();
+        let held = self
+            .link
+            .look_at_impairment(|impairment| impairment.rules().held());
         let captures = self.capturing.list();
         let services = self.services.borrow();
         let dns = services
             .resolver()
             .map_or(0, |resolver| resolver.in_flight());
         let metrics = self.metrics.as_ref()?;
-        let frames = |traffic: super::Traffic| Frames {
-            frames: traffic.frames,
-            bytes: traffic.bytes,
-        };
         Some(Snapshot {
             began: metrics.began,
             flows: [("tcp", tcp), ("udp", udp)].into(),
             buffers: (used, metrics.budget),
-            link: Link {
-                from_guest: frames(self.received),
-                to_guest: frames(self.link.sent()),
-            },
+            link: self.link_figures(),
             dropped,
             ports,
             queues: [("dns", dns)].into(),
@@ -161,38 +144,15 @@ impl Gateway {
                 .collect(),
         })
     }
+}
 
-    fn metric_ports(&mut self) -> Vec<Port> {
-        let ports = self.link.ports();
-        if ports.is_empty() {
-            return self.only_metric_port().into_iter().collect();
-        }
-        ports
-            .into_iter()
-            .map(|port| Port {
-                id: port.id.get(),
-                name: port.name,
-                received: port.counters.received,
-                sent: port.counters.sent,
-                not_sent: port.counters.not_sent,
-                malformed: port.counters.malformed,
-            })
-            .collect()
-    }
-
-    /// A link that is no switch: the gateway itself knows what passed.
-    fn only_metric_port(&mut self) -> Option<Port> {
-        let counters = self.slirp.counters();
-        let not_sent = counters.dropped(DropReason::Link);
-        let malformed = counters.dropped(DropReason::Malformed);
-        let metrics = self.metrics.as_ref()?;
-        Some(Port {
-            id: 1,
-            name: metrics.interface.clone(),
-            received: self.received.frames,
-            sent: self.link.sent().frames,
-            not_sent,
-            malformed,
-        })
+fn port(info: PortInfo) -> Port {
+    Port {
+        id: info.id.get(),
+        name: info.name,
+        received: info.counters.received,
+        sent: info.counters.sent,
+        not_sent: info.counters.not_sent,
+        malformed: info.counters.malformed,
     }
 }

@@ -11,6 +11,7 @@
 
 mod capture;
 mod control;
+mod figures;
 mod forwards;
 mod impaired;
 mod impairing;
@@ -54,7 +55,7 @@ use crate::impair::{Faults, RulesError};
 use crate::observe::report::Figures;
 use crate::policy::{Exposed, Policy};
 use crate::services::dns::{DnsError, Resolver};
-use crate::slirp::{Counters, HostSockets, OutboundError, Parts, Seen, Slirp, Telling};
+use crate::slirp::{HostSockets, OutboundError, Parts, Seen, Slirp, Telling};
 use crate::tap::Link;
 use crate::tap::sys::watch_readable;
 
@@ -99,8 +100,6 @@ pub enum End {
 pub struct Ended {
     /// What ended it.
     pub end: End,
-    /// What was dropped while it ran.
-    pub counters: Counters,
     /// What summaries and reports say besides flows.
     pub figures: Figures,
 }
@@ -156,6 +155,8 @@ pub struct Gateway {
     set_log_level: Option<SetLogLevel>,
     /// Those of the rules, for flows and questions that begin.
     faults: Rc<Faults>,
+    /// What the link is called where it has no ports.
+    interface: String,
     /// Frames from the link.
     received: Traffic,
     sampler: Sampler,
@@ -205,10 +206,8 @@ impl Gateway {
         let (services, answers) = Services::new(config, now)?;
         let link = Line::new(link, services.names());
         if !config.impairments.is_empty() {
-            link.with_impairment(|impairment| {
-                impairment.set(config.impairments.clone(), Instant::now())
-            })
-            .transpose()?;
+            link.with_impairment(|impairment| impairment.set(config.impairments.clone(), now))
+                .transpose()?;
         }
         let metrics = Metrics::new(config)?;
         let mut sinks = mem::take(&mut inherited.sinks);
@@ -253,6 +252,7 @@ impl Gateway {
             control: Control::new(config, now)?,
             set_log_level: None,
             faults: Rc::default(),
+            interface: config.interface.name.clone(),
             received: Traffic::default(),
             sampler: Sampler::new(&config.observe, now),
             metrics,
@@ -297,13 +297,8 @@ impl Gateway {
                 self.watching
                     .finish(&mut self.slirp, &self.capturing, &self.link);
                 self.capturing.finish();
-                let counters = self.slirp.counters().clone();
-                let figures = self.figures(&counters);
-                Ok(Ended {
-                    end,
-                    counters,
-                    figures,
-                })
+                let figures = self.figures();
+                Ok(Ended { end, figures })
             })
             .await
     }

@@ -3,16 +3,13 @@
 //! Bytes over time are looked at every [`FIRST_INTERVAL`], and only while there is
 //! something new: a gateway that has nothing to do stays asleep.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Gateway, control};
+use super::Gateway;
 use crate::config::{ObserveConfig, Summary};
-use crate::control::proto::Traffic;
 use crate::observe::rates::{Bytes, FIRST_INTERVAL, Rates};
-use crate::observe::report::{Figures, Followed, Frames, Link, MAX_FLOW_INTERVALS, MAX_FOLLOWED};
+use crate::observe::report::{Figures, Followed, MAX_FLOW_INTERVALS, MAX_FOLLOWED};
 use crate::policy::Protocol;
-use crate::slirp::Counters;
 
 /// Flows looked at each time. Each costs a system call, and the data path waits
 /// meanwhile: a thousandth of its time in all.
@@ -174,24 +171,11 @@ impl Gateway {
     }
 
     /// What there is to say at the end besides flows.
-    pub(super) fn figures(self, counters: &Counters) -> Figures {
+    pub(super) fn figures(mut self) -> Figures {
         let ended = Instant::now();
         let passed = self.passed();
-        let frames = |traffic: Traffic| Frames {
-            frames: traffic.frames,
-            bytes: traffic.bytes,
-        };
-        let link = Link {
-            from_guest: frames(self.received),
-            to_guest: frames(self.link.sent()),
-        };
+        let (link, dropped) = (self.link_figures(), self.drops_that_occurred());
         let sampled = self.sampler.end(ended, passed);
-        let dropped = counters.drops();
-        let mut dropped: BTreeMap<String, u64> = dropped
-            .map(|(reason, count)| (control::name_of(reason), count))
-            .collect();
-        self.link
-            .look_at_impairment(|impairment| impairment.add_drops(&mut dropped));
         Figures {
             began: sampled.began,
             ended,

@@ -62,6 +62,9 @@ const SOURCE: u64 = 1 << 63;
 pub struct PortId(u32);
 
 impl PortId {
+    /// The first port there is.
+    pub const FIRST: Self = Self(1);
+
     /// The number.
     #[must_use]
     pub const fn get(self) -> u32 {
@@ -184,7 +187,7 @@ impl Switch {
             turns: VecDeque::new(),
             until_look: TURNS_PER_LOOK,
             gateway,
-            next_id: 1,
+            next_id: PortId::FIRST.get(),
             watcher: None,
         })
     }
