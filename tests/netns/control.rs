@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::harness::ctl::{SOCKET, controlled, ctl};
 use crate::harness::peer::tcp_server;
 use crate::harness::{
-    Finished, GATEWAY4, GUEST4, Gw, Launch, PATIENCE, REMOTE4, World, eventually, gw_binary,
+    GATEWAY4, GUEST4, Gw, Launch, PATIENCE, REMOTE4, World, eventually, gw_binary,
 };
-
-/// Where the gateways of these tests have their control socket.
-const SOCKET: &str = "/run/gw.sock";
 
 /// Python for clients that are not `gw ctl`.
 const CLIENT: &str = r#"
@@ -35,14 +33,6 @@ def code(answers):
     return [a["error"]["code"] if "error" in a else a["reply"] for a in answers]
 "#;
 
-fn attach(world: &World) -> Gw {
-    Gw::attach(world, &["--control", SOCKET])
-}
-
-fn ctl(world: &World, arguments: &[&str]) -> Finished {
-    Launch::new(&world.outer, &[&["ctl", SOCKET], arguments].concat()).run()
-}
-
 fn client(source: &str) -> String {
     format!("{CLIENT}{source}")
 }
@@ -50,7 +40,7 @@ fn client(source: &str) -> String {
 #[test]
 fn the_gateway_says_who_it_is() {
     let world = World::new();
-    let gw = attach(&world);
+    let gw = controlled(&world, &[]);
     let info = ctl(&world, &["info"]).success().stdout;
     for part in [
         format!("gw {}", env!("CARGO_PKG_VERSION")),
@@ -79,7 +69,7 @@ fn the_gateway_says_who_it_is() {
 #[test]
 fn the_socket_is_this_users_and_goes_with_the_gateway() {
     let world = World::new();
-    let gw = attach(&world);
+    let gw = controlled(&world, &[]);
     let stat = || world.outer.ok(&format!("stat -c '%a %u %F' {SOCKET}"));
     assert_eq!(stat(), "600 0 socket\n");
     if world.allow_nobody() {
@@ -128,7 +118,7 @@ fn a_user_controls_its_own_gateway_and_root_everybodys() {
 #[test]
 fn a_stale_socket_is_replaced_and_nothing_else() {
     let world = World::new();
-    let mut gw = attach(&world);
+    let mut gw = controlled(&world, &[]);
     gw.signal(Signal::SIGKILL);
     gw.wait(PATIENCE);
     drop(gw);
@@ -137,7 +127,7 @@ fn a_stale_socket_is_replaced_and_nothing_else() {
         .failure()
         .says("nobody listens on '/run/gw.sock': the gateway that made it was killed");
 
-    let gw = attach(&world);
+    let gw = controlled(&world, &[]);
     ctl(&world, &["info"]).success();
     let guest = world.another_guest();
     let refused = |path| {
@@ -201,7 +191,7 @@ s, _ = l.accept(); read_line(s); s.sendall(b'hello\\n'); sys.stdin.readline()",
 #[test]
 fn names_come_and_go() {
     let world = World::new();
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     let dig = || {
         world
             .guest
@@ -233,7 +223,7 @@ fn names_come_and_go() {
 #[test]
 fn lists_are_told_page_by_page() {
     let world = World::new();
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     world.outer.py(&client(
         r#"
 s = control()
@@ -281,7 +271,7 @@ fn leases_are_listed() {
 #[test]
 fn the_log_gets_louder_and_quieter() {
     let world = World::new();
-    let gw = attach(&world);
+    let gw = controlled(&world, &[]);
     let lines = || gw.stderr().matches("DEBUG").count();
     assert_eq!(lines(), 0);
     ctl(&world, &["log", "debug"]).success();
@@ -299,7 +289,7 @@ fn the_log_gets_louder_and_quieter() {
 fn statistics_count() {
     let world = World::new();
     let _server = tcp_server(&world.remote, 7000);
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     world
         .guest
         .py(&format!("download({REMOTE4:?}, 7000, 1000000)"));
@@ -319,7 +309,7 @@ fn flows_are_listed_and_closed() {
     let world = World::new();
     let _remote = tcp_server(&world.remote, 7000);
     let _inside = tcp_server(&world.guest, 7100);
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     ctl(&world, &["forward", "add", "8080:7100"]).success();
     let hold = |at: &str, port: u16| {
         format!(
@@ -378,7 +368,7 @@ print(outcome(lambda: s.recv(1)))"
 fn many_flows_are_told_page_by_page() {
     let world = World::new();
     let _server = tcp_server(&world.remote, 7000);
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     let mut crowd = world.guest.serve(&format!(
         "raise_limits(); held = [connect({REMOTE4:?}, 7000) for i in range(2100)]; ready()
 sys.stdin.readline()"
@@ -414,7 +404,7 @@ fn forwards_come_and_go() {
     let world = World::new();
     let _inside = tcp_server(&world.guest, 7000);
     let _outside = world.outer.serve("serve_tcp(7500)");
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     let fetch = |port: u16| {
         let source = format!("print(outcome(lambda: download('127.0.0.1', {port}, 100000)))");
         world.outer.py(&source)
@@ -477,7 +467,7 @@ sys.stdin.readline(); s.sendall(b'y'); assert s.recv(1) == b'y'",
 fn bad_clients_harm_nobody() {
     let world = World::new();
     let _server = tcp_server(&world.remote, 7000);
-    let gw = attach(&world);
+    let gw = controlled(&world, &[]);
     world
         .guest
         .py(&format!("download({REMOTE4:?}, 7000, 100000)"));
@@ -566,7 +556,7 @@ fn soak_seconds() -> u64 {
 fn adding_and_removing_for_long_leaks_nothing() {
     let world = World::new();
     let _inside = tcp_server(&world.guest, 7000);
-    let gw = attach(&world);
+    let gw = controlled(&world, &[]);
     let source = client(
         r#"
 def turn(s, n):
@@ -630,7 +620,7 @@ def soak(seconds):
 fn a_client_may_end_the_gateway() {
     let world = World::new();
     let _server = tcp_server(&world.remote, 7000);
-    let mut gw = attach(&world);
+    let mut gw = controlled(&world, &[]);
     let mut open = world.guest.serve(&format!(
         "s = connect({REMOTE4:?}, 7000); s.sendall(b'echo\\nx'); s.recv(1); ready()
 print(outcome(lambda: s.recv(1)))"

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::harness::ctl::{SOCKET, controlled, ctl};
 use crate::harness::peer::{dns_server, tcp_server};
 use crate::harness::{
-    ALT4, DNS4, Finished, Gw, HOST4, Launch, Netns, REMOTE4, REMOTE6, Running, World, eventually,
-    require,
+    ALT4, DNS4, Finished, Gw, HOST4, Netns, REMOTE4, REMOTE6, Running, World, eventually, require,
 };
 
-const SOCKET: &str = "/run/gw.sock";
 const PORT: u16 = 8000;
 
 /// What the scripted name server answers for `www.*`.
@@ -41,20 +40,8 @@ fn web(rules: &[&str]) -> (World, Running, Gw) {
     require("curl");
     let world = World::new();
     let server = web_server(&world.remote);
-    let gw = attach(&world, rules);
+    let gw = controlled(&world, rules);
     (world, server, gw)
-}
-
-fn attach(world: &World, rules: &[&str]) -> Gw {
-    let mut arguments = vec!["--control", SOCKET];
-    for rule in rules {
-        arguments.extend(["--impair", rule]);
-    }
-    Gw::attach(world, &arguments)
-}
-
-fn ctl(world: &World, arguments: &[&str]) -> Finished {
-    Launch::new(&world.outer, &[&["ctl", SOCKET], arguments].concat()).run()
 }
 
 /// How many `gw` has turned away and ended because of rules.
@@ -141,7 +128,7 @@ except ConnectionResetError:
 fn connections_are_reset_after_a_time() {
     let world = World::new();
     let _server = tcp_server(&world.remote, PORT);
-    let _gw = attach(&world, &["reset-after=700ms"]);
+    let _gw = controlled(&world, &["reset-after=700ms"]);
     let took: f64 = world
         .guest
         .py(&format!(
@@ -272,7 +259,7 @@ fn faults_change_while_it_runs() {
 fn datagrams_are_refused_or_vanish() {
     let world = World::new();
     let _echo = crate::harness::peer::udp_echo(&world.remote, PORT);
-    let _gw = attach(&world, &[]);
+    let _gw = controlled(&world, &[]);
     let ask = || {
         world.guest.py(&format!(
             "s = socket(AF_INET, SOCK_DGRAM)
@@ -298,7 +285,7 @@ fn named(rules: &[&str]) -> (World, Running, Gw) {
     require("dig");
     let world = World::new();
     let server = dns_server(&world.remote, REMOTE4, WWW);
-    let gw = attach(&world, rules);
+    let gw = controlled(&world, rules);
     (world, server, gw)
 }
 
@@ -393,7 +380,7 @@ fn flows_are_hit_by_name() {
     let world = World::new();
     let _dns = dns_server(&world.remote, REMOTE4, WWW);
     let _web = web_server(&world.remote);
-    let _gw = attach(&world, &["name *.example refuse"]);
+    let _gw = controlled(&world, &["name *.example refuse"]);
     // Nobody has asked for the name yet.
     assert_eq!(curl(&world, "", WWW).0, 0);
     assert_eq!(curl(&world, "-4", "www.example").0, 7);

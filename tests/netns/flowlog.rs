@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::harness::ctl::{SOCKET, ctl};
 use crate::harness::peer::{dns_server, tcp_server, udp_echo};
 use crate::harness::{
     BLACK_HOLE4, DNS4, GATEWAY4, GUEST4, Gw, HOST4, Launch, NO_HOST4, PATIENCE, REMOTE4, REMOTE6,
@@ -9,8 +10,6 @@ use crate::harness::{
 };
 
 const LOG: &str = "/run/flows";
-const SOCKET: &str = "/run/gw.sock";
-
 /// The lines of a log, each checked against the schema.
 #[track_caller]
 fn parsed(text: &str) -> Vec<Value> {
@@ -143,9 +142,7 @@ time.sleep(60)
         let line = lines.iter().find(|line| line["remote"] == remote.as_str());
         line.and_then(|line| line["id"].as_str().map(str::to_owned))
     });
-    Launch::new(&world.outer, &["ctl", SOCKET, "flows", "close", &id])
-        .run()
-        .success();
+    ctl(&world, &["flows", "close", &id]).success();
     gw.terminate();
     drop(guest_server);
 
@@ -267,8 +264,7 @@ fn names_and_processes() {
     let tcp = tcp.expect("the connection");
     assert_eq!(tcp["name"], "www.example", "the address has that name");
     assert_eq!(tcp["process"]["pid"], pid);
-    Launch::new(&world.outer, &["ctl", SOCKET, "flows", "--processes"])
-        .run()
+    ctl(&world, &["flows", "--processes"])
         .success()
         .says(&format!("python3 ({pid})"));
     gw.terminate();

@@ -7,12 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::harness::ctl::{SOCKET, controlled, ctl};
 use crate::harness::peer::{dns_server, tcp_server, udp_echo};
-use crate::harness::{
-    ALT4, Finished, GATEWAY4, Gw, Launch, PATIENCE, REMOTE4, REMOTE6, World, eventually,
-};
+use crate::harness::{ALT4, GATEWAY4, Gw, Launch, PATIENCE, REMOTE4, REMOTE6, World, eventually};
 
-const SOCKET: &str = "/run/gw.sock";
 const PORT: u16 = 7000;
 
 /// Python for the guest: whether a datagram is echoed, and after how long.
@@ -30,18 +28,6 @@ def echo(address="192.0.2.1", port=7000, timeout=1):
 
 fn guest(world: &World, source: &str) -> String {
     world.guest.py(&format!("{ECHO}{source}"))
-}
-
-fn impaired(world: &World, rules: &[&str]) -> Gw {
-    let mut arguments = vec!["--control", SOCKET];
-    for rule in rules {
-        arguments.extend(["--impair", rule]);
-    }
-    Gw::attach(world, &arguments)
-}
-
-fn ctl(world: &World, arguments: &[&str]) -> Finished {
-    Launch::new(&world.outer, &[&["ctl", SOCKET], arguments].concat()).run()
 }
 
 fn json(world: &World, arguments: &[&str]) -> Value {
@@ -70,7 +56,7 @@ fn ping(world: &World) -> (f64, f64) {
 fn packets_are_delayed_as_long_as_asked_for() {
     let world = World::new();
     let _echo = udp_echo(&world.remote, PORT);
-    let _gw = impaired(&world, &["delay=60ms"]);
+    let _gw = controlled(&world, &["delay=60ms"]);
     let (least, greatest) = ping(&world);
     assert!((120.0..140.0).contains(&least), "{least}");
     assert!(greatest < 300.0, "{greatest}");
@@ -102,7 +88,7 @@ fn each_direction_has_its_own_rules() {
         ("down delay=70ms", 70.0),
         ("both delay=20ms jitter=5ms seed=1", 30.0),
     ] {
-        let gw = impaired(&world, &[rule]);
+        let gw = controlled(&world, &[rule]);
         let (got, greatest) = ping(&world);
         assert!((least..least + 25.0).contains(&got), "{rule}: {got}");
         assert!(greatest < 250.0, "{rule}: {greatest}");
@@ -149,7 +135,7 @@ fn rules_are_for_what_they_say() {
     let world = World::new();
     let _echo = udp_echo(&world.remote, PORT);
     let _other = udp_echo(&world.remote, PORT + 1);
-    let _gw = impaired(
+    let _gw = controlled(
         &world,
         &[
             "to 198.51.100.2 pass",
@@ -195,7 +181,7 @@ assert not echo({REMOTE6:?})",
 fn a_schedule_counts_from_when_the_gateway_was_ready() {
     let world = World::new();
     let _echo = udp_echo(&world.remote, PORT);
-    let _gw = impaired(&world, &["at 1s for 1500ms dead"]);
+    let _gw = controlled(&world, &["at 1s for 1500ms dead"]);
     let out = guest(
         &world,
         "start = time.monotonic()
@@ -233,7 +219,7 @@ print(lost[0], lost[-1], len(lost), sum(lost[0] <= at <= lost[-1] for at in sent
 fn neighbours_find_each_other_on_a_dead_link() {
     let world = World::new();
     let _echo = udp_echo(&world.remote, PORT);
-    let _gw = impaired(&world, &["dead"]);
+    let _gw = controlled(&world, &["dead"]);
     assert_eq!(
         guest(&world, "print(echo(), echo('2001:db8::1'))"),
         "None None"
@@ -252,12 +238,12 @@ fn neighbours_find_each_other_on_a_dead_link() {
 fn names_are_not_resolved_on_a_dead_link() {
     let world = World::new();
     let _dns = dns_server(&world.remote, REMOTE4, "192.0.2.7");
-    let gw = impaired(&world, &["port 53 loss=100%"]);
+    let gw = controlled(&world, &["port 53 loss=100%"]);
     let lookup = "getent ahostsv4 www.example.test";
     let in_vain = format!("RES_OPTIONS='timeout:1 attempts:1' timeout 8 {lookup}");
     assert!(!world.guest.sh(&in_vain).status.success());
     gw.terminate();
-    let _gw = impaired(&world, &["port 53 delay=100ms"]);
+    let _gw = controlled(&world, &["port 53 delay=100ms"]);
     assert!(world.guest.ok(lookup).contains("192.0.2.7"));
 }
 
@@ -265,7 +251,7 @@ fn names_are_not_resolved_on_a_dead_link() {
 fn a_rate_is_kept_both_ways() {
     let world = World::new();
     let _server = tcp_server(&world.remote, 8000);
-    let _gw = impaired(&world, &["rate=8mbit"]);
+    let _gw = controlled(&world, &["rate=8mbit"]);
     for way in ["download", "upload"] {
         // 2 MB in frames of 1514 bytes, 1460 of them payload.
         let took: f64 = world
@@ -292,7 +278,7 @@ print(time.monotonic() - start)"
 #[test]
 fn a_queue_bounds_what_waits() {
     let world = World::new();
-    let _gw = impaired(&world, &["up rate=1mbit queue=10k"]);
+    let _gw = controlled(&world, &["up rate=1mbit queue=10k"]);
     world.guest.py("s = udp()
 for i in range(100):
     s.sendto(bytes(1000), ('192.0.2.1', 9))");
@@ -314,7 +300,7 @@ try:
 except TimeoutError:
     print('got', *sorted(got), flush=True)",
     );
-    let gw = impaired(&world, &["up dup=100%"]);
+    let gw = controlled(&world, &["up dup=100%"]);
     world.guest.py("s = udp()
 for n in range(5):
     s.sendto(b'%d' % n, ('192.0.2.1', 7000))");
@@ -322,7 +308,7 @@ for n in range(5):
     gw.terminate();
     // No single bit gets by the checksums: IPv4's header has a sum of its own.
     let _echo = udp_echo(&world.remote, PORT + 1);
-    let gw = impaired(&world, &["up corrupt=100%"]);
+    let gw = controlled(&world, &["up corrupt=100%"]);
     assert_eq!(
         guest(
             &world,
@@ -334,7 +320,7 @@ for n in range(5):
     let noticed = ["checksum", "malformed"].map(|why| drops[why].as_u64().unwrap_or(0));
     assert_eq!(noticed.iter().sum::<u64>(), 40, "{drops}");
     gw.terminate();
-    let _gw = impaired(&world, &["down corrupt=100%"]);
+    let _gw = controlled(&world, &["down corrupt=100%"]);
     assert_eq!(
         guest(
             &world,
@@ -348,7 +334,7 @@ for n in range(5):
 fn streams_arrive_whole_through_all_of_it() {
     let world = World::new();
     let _server = tcp_server(&world.remote, 8000);
-    let _gw = impaired(
+    let _gw = controlled(
         &world,
         &["delay=3ms jitter=2ms loss=1% dup=1% reorder=1% corrupt=1% seed=11"],
     );
@@ -381,7 +367,7 @@ for n in range(1000):
     time.sleep(0.0005)
 s.sendto(b'end', peer)",
     );
-    let gw = impaired(world, &["to 192.0.2.2 pass", rule]);
+    let gw = controlled(world, &["to 192.0.2.2 pass", rule]);
     let down = world.guest.py("s = udp(timeout=10)
 s.bind(('', 5000))
 for n in range(1000):
@@ -432,7 +418,7 @@ fn a_seed_that_was_chosen_is_told() {
         .next()
         .and_then(|s| s.parse().ok())
         .expect("a number");
-    let _gw = impaired(&world, &[&format!("loss=50% seed={seed}")]);
+    let _gw = controlled(&world, &[&format!("loss=50% seed={seed}")]);
     let list = json(&world, &["impair", "list"]);
     assert_eq!(list["rules"][0]["seed"], seed);
     let run = ["run", "--impair", "loss=1%", "--", "true"];
@@ -445,7 +431,7 @@ fn rules_change_while_traffic_flows() {
     let world = World::new();
     let _echo = udp_echo(&world.remote, PORT);
     // Not a word of it at the start.
-    let _gw = Gw::attach(&world, &["--control", SOCKET]);
+    let _gw = controlled(&world, &[]);
     let impair = |arguments: &[&str]| ctl(&world, &[&["impair"], arguments].concat());
     guest(&world, "assert echo() < 0.2");
     assert!(impair(&["list"]).success().stdout.lines().count() <= 2);
@@ -500,7 +486,7 @@ print('took', echo(timeout=5), flush=True)"
 #[test]
 fn what_is_held_is_bounded() {
     let world = World::new();
-    let mut gw = impaired(&world, &["up delay=5m"]);
+    let mut gw = controlled(&world, &["up delay=5m"]);
     // More than the 64 MiB that are held at most, and not faster than they are taken
     // from the TAP: what that drops is not held.
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -7,14 +7,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::harness::ctl::SOCKET;
 use crate::harness::peer::tcp_server;
 use crate::harness::{
     DNS4, GATEWAY4, GATEWAY6, GUEST4, Gw, HOST4, Launch, Netns, PATIENCE, REMOTE4, REMOTE6,
     Running, World, eventually, gw_binary, require,
 };
-
-/// Where the gateways of these tests have their control socket.
-const SOCKET: &str = "/run/gw.sock";
 
 /// Carries a TAP in a guest's namespace to the other end of a link.
 const BRIDGE: &str = concat!(

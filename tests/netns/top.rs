@@ -3,12 +3,10 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::harness::ctl::{SOCKET, controlled};
 use crate::harness::netns::Running;
 use crate::harness::peer::tcp_server;
 use crate::harness::{Gw, Launch, Netns, PATIENCE, REMOTE4, World, eventually, gw_binary, require};
-
-/// Where the gateways of these tests have their control socket.
-const SOCKET: &str = "/run/gw.sock";
 
 /// What the shell around it prints before and behind it.
 const BEFORE: &str = "printed before";
@@ -112,10 +110,6 @@ impl<'a> Tmux<'a> {
     }
 }
 
-fn attach(world: &World) -> Gw {
-    Gw::attach(world, &["--control", SOCKET])
-}
-
 /// A flow on which nothing moves any more; prints how it ended.
 fn idle(guest: &Netns) -> Running {
     guest.serve(&format!(
@@ -152,7 +146,7 @@ fn flows(screen: &str) -> Vec<&str> {
 fn flows_are_shown_sorted_filtered_and_killed() {
     let world = World::new();
     let _server = tcp_server(&world.remote, 7000);
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     let mut quiet = idle(&world.guest);
     let mut fast = busy(&world.guest);
     let (quiet_port, fast_port) = (port(&mut quiet), port(&mut fast));
@@ -209,7 +203,7 @@ fn flows_are_shown_sorted_filtered_and_killed() {
 fn impairment_is_set_and_cleared() {
     let world = World::new();
     let _server = tcp_server(&world.remote, 7000);
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     let round_trip = || -> f64 {
         let timed = format!(
             "s = connect('{REMOTE4}', 7000); s.sendall(b'echo\\nx'); s.recv(1)
@@ -266,7 +260,7 @@ fn names_that_the_guest_resolved_are_shown() {
 fn any_size_will_do() {
     let world = World::new();
     let _server = tcp_server(&world.remote, 7000);
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     let mut flow = idle(&world.guest);
     let flow_port = port(&mut flow);
     let tmux = Tmux::top(&world.outer, "--interval 0.5");
@@ -308,7 +302,7 @@ fn colours(text: &str) -> Vec<String> {
 fn colour_is_left_out_when_it_is_not_wanted() {
     let world = World::new();
     let _server = tcp_server(&world.remote, 7000);
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     let _flow = busy(&world.guest);
     let gw = gw_binary();
     let command = format!("{} top --interval 0.3 {SOCKET}", gw.display());
@@ -330,7 +324,7 @@ fn colour_is_left_out_when_it_is_not_wanted() {
 #[test]
 fn the_terminal_is_given_back_on_every_way_out() {
     let world = World::new();
-    let gw = attach(&world);
+    let gw = controlled(&world, &[]);
     for signal in ["TERM", "HUP", "INT"] {
         let tmux = Tmux::top(&world.outer, "");
         tmux.wait("no flows");
@@ -349,7 +343,7 @@ fn the_terminal_is_given_back_on_every_way_out() {
     assert!(screen.contains(&said), "{screen}");
     tmux.command("kill-server");
     // A terminal that is gone leaves nobody behind.
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     let tmux = Tmux::top(&world.outer, "");
     tmux.wait("no flows");
     tmux.command("kill-server");
@@ -362,7 +356,7 @@ fn the_terminal_is_given_back_on_every_way_out() {
 #[test]
 fn it_can_be_stopped_and_continued() {
     let world = World::new();
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     let tmux = Tmux::start(
         &world.outer,
         (80, 24),
@@ -408,7 +402,7 @@ fn it_can_be_stopped_and_continued() {
 #[test]
 fn a_gateway_that_is_silent_does_not_make_it_deaf() {
     let world = World::new();
-    let gw = attach(&world);
+    let gw = controlled(&world, &[]);
     let tmux = Tmux::top(&world.outer, "--interval 0.2");
     tmux.wait("no flows");
     gw.pause();
@@ -432,7 +426,7 @@ fn a_gateway_that_is_silent_does_not_make_it_deaf() {
 fn many_flows_are_looked_at() {
     let world = World::new();
     let _server = tcp_server(&world.remote, 7000);
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     let mut crowd = world.guest.serve(&format!(
         "raise_limits(); held = [connect({REMOTE4:?}, 7000) for i in range(2100)]; ready()
 sys.stdin.readline()"
@@ -456,7 +450,7 @@ sys.stdin.readline()"
 fn one_look_is_printed() {
     let world = World::new();
     let _server = tcp_server(&world.remote, 7000);
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     let mut flow = busy(&world.guest);
     let flow_port = port(&mut flow);
     let once = ["top", "--once", "--interval", "0.5", SOCKET];
@@ -479,7 +473,7 @@ fn one_look_is_printed() {
 fn mistakes_have_remedies() {
     let world = World::new();
     let top = |arguments: &[&str]| Launch::new(&world.outer, &[&["top"], arguments].concat()).run();
-    let _gw = attach(&world);
+    let _gw = controlled(&world, &[]);
     let no_terminal = top(&[SOCKET]);
     assert_eq!(no_terminal.code(), 1);
     no_terminal

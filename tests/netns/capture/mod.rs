@@ -10,13 +10,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::harness::ctl::SOCKET;
 use crate::harness::peer::{dns_server, tcp_server, udp_echo};
 use crate::harness::{
     DNS4, GUEST4, Gw, Launch, Netns, PATIENCE, REMOTE4, REMOTE6, World, eventually, require,
 };
-
-/// Where the gateways of these tests have their control socket.
-const SOCKET: &str = "/run/gw.sock";
 
 /// Datagrams that the guest sends, and has sent back.
 const SIZES: [usize; 6] = [0, 1, 17, 100, 1000, 1472];

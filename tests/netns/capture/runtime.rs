@@ -3,18 +3,15 @@
 
 use super::*;
 use crate::guides::{As, PAGE_SERVER, run, save};
+use crate::harness::ctl::ctl;
 use crate::harness::{Finished, gw_binary};
 
-fn ctl(world: &World, arguments: &[&str]) -> Finished {
-    Launch::new(
-        &world.outer,
-        &[&["ctl", SOCKET, "capture"], arguments].concat(),
-    )
-    .run()
+fn capture(world: &World, arguments: &[&str]) -> Finished {
+    ctl(world, &[&["capture"], arguments].concat())
 }
 
 fn list(world: &World) -> Vec<serde_json::Value> {
-    let said = ctl(world, &["--json", "list"]).success().stdout;
+    let said = capture(world, &["--json", "list"]).success().stdout;
     let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
     said["captures"].as_array().expect("a list").clone()
 }
@@ -25,7 +22,7 @@ fn captures_are_started_rotated_and_stopped_at_run_time() {
     let _echo = udp_echo(&world.remote, 7);
     let gw = Gw::attach(&world, &["--control", SOCKET]);
     assert!(list(&world).is_empty());
-    ctl(&world, &["stop"]).failure().says("0 are running");
+    capture(&world, &["stop"]).failure().says("0 are running");
     exchange_datagrams(&world, 7);
     // A path from where the client is.
     let started = world.outer.ok(&format!(
@@ -39,10 +36,10 @@ fn captures_are_started_rotated_and_stopped_at_run_time() {
     assert_eq!(listed[0]["capture"], "/run/here/a.pcapng,filter=udp port 7");
     assert_eq!(listed[0]["file"], "/run/here/a.pcapng");
     assert_eq!(listed[0]["state"], "running");
-    ctl(&world, &["rotate"]).success();
+    capture(&world, &["rotate"]).success();
     exchange_datagrams(&world, 7);
     exchange_datagrams(&world, 7);
-    ctl(&world, &["stop", "1"]).success();
+    capture(&world, &["stop", "1"]).success();
     exchange_datagrams(&world, 7);
     assert!(list(&world).is_empty());
     // All of it is there when it has stopped.
@@ -53,11 +50,11 @@ fn captures_are_started_rotated_and_stopped_at_run_time() {
         assert_eq!(packets.len(), rounds * 2 * SIZES.len(), "{file}");
         assert!(packets.iter().all(|packet| packet[0] == "tap0"));
     }
-    ctl(&world, &["stop", "1"])
+    capture(&world, &["stop", "1"])
         .failure()
         .says("there is no capture 1");
     assert_eq!(
-        ctl(&world, &["start", "/run/b.pcap"]).success().stdout,
+        capture(&world, &["start", "/run/b.pcap"]).success().stdout,
         "2\n"
     );
     gw.terminate();
@@ -82,7 +79,7 @@ fn what_cannot_be_captured_is_refused_with_a_reason() {
         (&["start", "/run/a,files=x"], "no number of files"),
         (&["rotate", "7"], "there is no capture 7"),
     ] {
-        ctl(&world, arguments).failure().says(part);
+        capture(&world, arguments).failure().says(part);
     }
     // Without gw ctl, a path must be absolute.
     world
@@ -93,8 +90,8 @@ fn what_cannot_be_captured_is_refused_with_a_reason() {
         ))
         .says("give an absolute path");
     // One that waits for its reader can be stopped.
-    let id = ctl(&world, &["start", "/run/fifo"]).success().stdout;
-    ctl(&world, &["stop", id.trim()]).success();
+    let id = capture(&world, &["start", "/run/fifo"]).success().stdout;
+    capture(&world, &["stop", id.trim()]).success();
     drop(gw);
     Gw::refused(&world, &["--pcap", "/run/no/a.pcapng"]).says("make its directory first");
     // Another gateway's file is left alone.

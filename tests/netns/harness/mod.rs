@@ -11,6 +11,7 @@
 
 #[path = "../../guests/console.rs"]
 pub(crate) mod console;
+pub(crate) mod ctl;
 pub(crate) mod gw;
 #[path = "../../guests/image.rs"]
 pub(crate) mod image;
